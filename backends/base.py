@@ -1,0 +1,104 @@
+"""What a backend is, and what lowering gives."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from torch import Tensor, fx
+
+from tersor.ir.origin import Origin
+from tersor.ir.program import Program
+from tersor.ir.signature import Signature
+from tersor.passes.base import Pass
+
+
+@dataclass(frozen=True)
+class Unsupported:
+    """Why a target does not take a node, and what to do about it."""
+
+    node: str
+    operator: str
+    reason: str
+    hint: str | None = None
+    origin: Origin | None = None
+
+    def __str__(self) -> str:
+        place = f" ({self.origin})" if self.origin else ""
+        return f"%{self.node} = {self.operator}: {self.reason}{place}{f'; try: {self.hint}' if self.hint else ''}"
+
+
+@dataclass(frozen=True)
+class AuditRow:
+    """How one node runs on the target: `precision` is `int8`, `float32`, ...; `reason` says why where it is not int8."""
+
+    node: str
+    operator: str
+    precision: str
+    macs: int = 0
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class LoweringReport:
+    """What lowering says of its result: each node's precision, file sizes in bytes, and notes."""
+
+    target: str
+    audit: tuple[AuditRow, ...] = ()
+    files: dict[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def integer_share(self) -> float:
+        """The share of multiply-accumulates that run in integer, 0 to 1."""
+        total = sum(row.macs for row in self.audit)
+        return sum(row.macs for row in self.audit if row.precision.startswith("int")) / total if total else 0.0
+
+
+class Artifact(ABC):
+    """A lowered program on disk, and how to run it."""
+
+    def __init__(self, path: Path, signature: Signature, report: LoweringReport) -> None:
+        self.path = path
+        self.signature = signature
+        self.report = report
+
+    def run(self, *args: Any, **kwargs: Any) -> Any:
+        """Run on inputs nested as the model's; outputs nested as the model's.
+
+        Raises SignatureError where the inputs do not fit, MissingDependency where the runtime is not installed.
+        """
+        outputs = self.run_flat(self.signature.flatten(args, kwargs))
+        return self.signature.outputs.unflatten(iter(outputs))
+
+    @abstractmethod
+    def run_flat(self, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Run on flat inputs that were checked already."""
+
+
+@dataclass(frozen=True)
+class Backend(ABC):
+    """A target. A frozen dataclass, so that its fields are its options: `OnnxRuntime(opset=21)`."""
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+
+    @abstractmethod
+    def supports(self, program: Program, node: fx.Node) -> Unsupported | None:
+        """None where the target takes the node, else the reason."""
+
+    def passes(self) -> tuple[Pass, ...]:
+        """What has to run before `emit`, in order."""
+        return ()
+
+    @abstractmethod
+    def emit(self, program: Program, out: Path) -> Artifact:
+        """Write the artifact into the folder `out`. Never needs the target's hardware."""
+
+    def unsupported(self, program: Program) -> list[Unsupported]:
+        """Every node that the target does not take."""
+        calls = [node for node in program.graph.nodes if node.op == "call_function"]
+        return [reason for node in calls if (reason := self.supports(program, node)) is not None]

@@ -1,0 +1,1 @@
+"""What turns a model from elsewhere into a Program."""

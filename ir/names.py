@@ -1,0 +1,18 @@
+"""Names for tensors that do not collide with what a module already has."""
+
+from __future__ import annotations
+
+import re
+
+from torch import fx, nn
+
+_RESERVED = frozenset(dir(fx.GraphModule(nn.Module(), fx.Graph())))
+
+
+def legal(name: str) -> str:
+    """A dotted tensor name whose parts can be attributes of nested modules: `graph.weight` becomes `graph_.weight`.
+
+    Names of real models pass unchanged unless a part is a method of torch.nn.Module or torch.fx.GraphModule.
+    """
+    parts = [re.sub(r"\W", "_", part) or "_" for part in name.split(".")]
+    return ".".join(f"{part}_" if part in _RESERVED else part for part in parts)

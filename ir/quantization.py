@@ -1,0 +1,106 @@
+"""Typed descriptions of quantization: a grid, a scheme, and the numbers that place a grid."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+
+class Granularity(enum.Enum):
+    """Over what one scale is shared: the whole tensor, or one output channel of a weight."""
+
+    PER_TENSOR = "per_tensor"
+    PER_CHANNEL = "per_channel"
+
+
+class Observer(enum.Enum):
+    """How a range is read from data.
+
+    MIN_MAX: the extremes ever seen. MOVING_AVERAGE: the extremes of each batch, exponentially averaged.
+    PERCENTILE: the values between two quantiles. MSE: the range with the least squared rounding and clipping error.
+    ENTROPY: the range with the least Kullback-Leibler divergence.
+    """
+
+    MIN_MAX = "min_max"
+    MOVING_AVERAGE = "moving_average"
+    PERCENTILE = "percentile"
+    MSE = "mse"
+    ENTROPY = "entropy"
+
+
+@dataclass(frozen=True)
+class QuantType:
+    """An integer grid: q stands for (q - zero_point) * scale.
+
+    Values are stored as signed integers. A symmetric type has zero point 0 and leaves out the most negative value, so
+    that it is [-127, 127] at 8 bits and a product of two values always fits; an asymmetric one is [-128, 127].
+    """
+
+    bits: int = 8
+    symmetric: bool = False
+    granularity: Granularity = Granularity.PER_TENSOR
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.bits <= 8:
+            raise ValueError(f"bits must be 2 to 8, got {self.bits}")
+        if self.granularity is Granularity.PER_CHANNEL and not self.symmetric:
+            raise ValueError("per-channel quantization is symmetric: integer kernels take one zero point a tensor")
+
+    @property
+    def qmin(self) -> int:
+        """The least stored value."""
+        return -(1 << (self.bits - 1)) + (1 if self.symmetric else 0)
+
+    @property
+    def qmax(self) -> int:
+        """The greatest stored value."""
+        return (1 << (self.bits - 1)) - 1
+
+    def __str__(self) -> str:
+        kind = "symmetric" if self.symmetric else "asymmetric"
+        return f"int{self.bits} {kind} {self.granularity.value}"
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """What `Quantize` puts on activations and on weights."""
+
+    activation: QuantType = QuantType(8, symmetric=False)
+    weight: QuantType = QuantType(8, symmetric=True, granularity=Granularity.PER_CHANNEL)
+
+    def __post_init__(self) -> None:
+        if not self.weight.symmetric:
+            raise ValueError("weights are quantized symmetrically: no target multiplies by a weight's zero point")
+        if self.activation.granularity is not Granularity.PER_TENSOR:
+            raise ValueError("activations are quantized per tensor")
+
+    def __str__(self) -> str:
+        return f"activations {self.activation}, weights {self.weight}"
+
+
+INT8 = Scheme()
+"""8-bit asymmetric activations, 8-bit symmetric per-channel weights: what CPUs run best."""
+
+INT8_SYMMETRIC = Scheme(activation=QuantType(8, symmetric=True))
+"""8 bits with zero point 0 everywhere: what TensorRT takes."""
+
+INT8_PER_TENSOR = Scheme(weight=QuantType(8, symmetric=True))
+"""8 bits with one scale a weight tensor."""
+
+W4A8 = Scheme(weight=QuantType(4, symmetric=True, granularity=Granularity.PER_CHANNEL))
+"""4-bit per-channel weights, 8-bit activations."""
+
+INT4 = Scheme(
+    activation=QuantType(4, symmetric=False),
+    weight=QuantType(4, symmetric=True, granularity=Granularity.PER_CHANNEL),
+)
+"""4 bits for both."""
+
+SCHEMES: dict[str, Scheme] = {
+    "int8": INT8,
+    "int8_symmetric": INT8_SYMMETRIC,
+    "int8_per_tensor": INT8_PER_TENSOR,
+    "w4a8": W4A8,
+    "int4": INT4,
+}
+"""The schemes that recipes name."""

@@ -1,0 +1,1 @@
+"""Ready-made recipes: lists of passes with their options, written as YAML."""

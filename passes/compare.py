@@ -1,0 +1,152 @@
+"""How far two sets of outputs, or two runs of a graph, are apart."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from tersor.ir.program import Program
+
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
+"""What float rounding may do to an output, relative to its largest value, through some hundred layers."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A candidate against its reference, over all values of all tensors compared.
+
+    max_abs: the largest absolute difference. relative: that over the reference's largest absolute value.
+    sqnr: signal to quantization noise ratio in dB, 10 log10(sum ref^2 / sum (ref - candidate)^2); inf where equal.
+    cosine: of the two as vectors. new_nonfinite: values that are finite in the reference and not in the candidate.
+    """
+
+    max_abs: float
+    relative: float
+    sqnr: float
+    cosine: float
+    new_nonfinite: int = 0
+
+    def __str__(self) -> str:
+        if self.max_abs == 0 and not self.new_nonfinite:
+            return "equal"
+        bad = f", {self.new_nonfinite} values became NaN or infinite" if self.new_nonfinite else ""
+        return f"max |difference| {self.max_abs:.3g} ({self.relative:.2g} of the largest), SQNR {self.sqnr:.1f} dB{bad}"
+
+
+def difference(reference: Sequence[Tensor], candidate: Sequence[Tensor]) -> Difference:
+    """Compare tensors pairwise, in float64. The shapes have been seen to agree.
+
+    Values that are not finite in the reference are left out.
+    """
+    max_abs = largest = signal = noise = dot = power = 0.0
+    bad = 0
+    for left, right in zip(reference, candidate, strict=True):
+        a, b = left.detach().double().flatten(), right.detach().double().flatten()
+        usable = torch.isfinite(a) & torch.isfinite(b)
+        bad += int((torch.isfinite(a) & ~torch.isfinite(b)).sum())
+        a, b = a[usable], b[usable]
+        if not a.numel():
+            continue
+        error = a - b
+        max_abs, largest = max(max_abs, error.abs().max().item()), max(largest, a.abs().max().item())
+        signal, noise = signal + a.square().sum().item(), noise + error.square().sum().item()
+        dot, power = dot + (a @ b).item(), power + b.square().sum().item()
+    relative = max_abs / largest if largest else (0.0 if max_abs == 0 else math.inf)
+    sqnr = math.inf if noise == 0 else 10 * math.log10(signal / noise) if signal else -math.inf
+    norms = math.sqrt(signal * power)
+    return Difference(max_abs, relative, sqnr, dot / norms if norms else float(signal == power), bad)
+
+
+def shape_mismatch(names: Sequence[str], reference: Sequence[Tensor], candidate: Sequence[Tensor]) -> str | None:
+    """The first pair that differs in shape or dtype, in words; None where all agree."""
+    if len(reference) != len(candidate):
+        return f"{len(reference)} outputs became {len(candidate)}"
+    for name, left, right in zip(names, reference, candidate, strict=True):
+        if left.shape != right.shape or left.dtype != right.dtype:
+            return f"{name}: {left.dtype} {tuple(left.shape)} became {right.dtype} {tuple(right.shape)}"
+    return None
+
+
+def within_rounding(reference: Sequence[Tensor], candidate: Sequence[Tensor]) -> bool:
+    """Whether each tensor is the reference's up to float rounding; integers and booleans have to be equal."""
+    return all(_close(left, right) for left, right in zip(reference, candidate, strict=True))
+
+
+def _close(left: Tensor, right: Tensor) -> bool:
+    if left.shape != right.shape:
+        return False
+    if not left.is_floating_point():
+        return torch.equal(left, right)
+    found = difference([left], [right])
+    return found.new_nonfinite == 0 and found.relative <= TOLERANCE.get(left.dtype, 1e-4)
+
+
+class NodeRunner(fx.Interpreter):
+    """Runs a graph node by node and shows each node's value to `visit`; frees values after their last use."""
+
+    def __init__(self, program: Program, visit: Callable[[fx.Node, Any], None]) -> None:
+        super().__init__(program.module)
+        self.visit = visit
+
+    def run_node(self, n: fx.Node) -> Any:
+        """Run one node, then show it."""
+        value = super().run_node(n)
+        self.visit(n, value)
+        return value
+
+
+def node_values(program: Program, inputs: Sequence[Tensor], visit: Callable[[fx.Node, Any], None]) -> None:
+    """Run the program on flat inputs, without gradients, calling `visit(node, value)` after each node."""
+    with torch.no_grad():
+        NodeRunner(program, visit).run(*inputs, enable_io_processing=False)
+
+
+@dataclass(frozen=True)
+class _Trait:
+    """What is remembered of a node's value: little, since all nodes of both graphs are recorded."""
+
+    shape: tuple[int, ...]
+    total: float
+    absmax: float
+    dtype: torch.dtype
+
+    def differs(self, other: _Trait) -> bool:
+        """Whether the two are apart by more than rounding."""
+        if self.shape != other.shape:
+            return True
+        scale = max(self.absmax, 1e-30)
+        slack = TOLERANCE.get(self.dtype, 1e-9)
+        count = max(1, math.prod(self.shape))
+        apart = abs(self.absmax - other.absmax) > slack * scale or abs(self.total - other.total) > slack * scale * count
+        return apart or math.isnan(self.absmax) != math.isnan(other.absmax)
+
+
+def first_difference(before: Program, after: Program, inputs: Sequence[Tensor]) -> fx.Node | None:
+    """The first node of `after` whose value is not that of the node of the same name in `before`.
+
+    Where the changed nodes are all new, the first node that replaced another; None where nothing differs.
+    """
+    reference = _traits(before, inputs)
+    candidate = _traits(after, inputs)
+    for node in after.graph.nodes:
+        if node.name in reference and node.name in candidate and candidate[node.name].differs(reference[node.name]):
+            return node
+    return next((n for n in after.graph.nodes if "replaces" in n.meta and n.name not in reference), None)
+
+
+def _traits(program: Program, inputs: Sequence[Tensor]) -> dict[str, _Trait]:
+    traits: dict[str, _Trait] = {}
+
+    def visit(node: fx.Node, value: Any) -> None:
+        if isinstance(value, Tensor) and node.op == "call_function":
+            numbers = value.detach().double()
+            absmax = numbers.abs().max().item() if numbers.numel() else 0.0
+            traits[node.name] = _Trait(tuple(value.shape), numbers.sum().item(), absmax, value.dtype)
+
+    node_values(program, inputs, visit)
+    return traits

@@ -1,0 +1,30 @@
+"""A progress bar for passes, on stderr."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from .progress import Listener
+
+
+@contextmanager
+def progress_bar(always: bool = False) -> Iterator[Listener | None]:
+    """A listener that draws a bar for each description; None where stderr is no terminal and `always` is not set."""
+    console = Console(stderr=True)
+    if not (always or console.is_terminal):
+        yield None
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        tasks: dict[str, TaskID] = {}
+
+        def listen(description: str, done: int, total: int | None) -> None:
+            if description not in tasks:
+                tasks[description] = progress.add_task(description, total=total)
+            progress.update(tasks[description], completed=done, total=total)
+
+        yield listen

@@ -1,0 +1,207 @@
+"""The pass manager: checks the order, runs the passes, and checks each against the graph that it was given."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
+import torch
+from torch import Tensor, fx
+
+from tersor.ir.errors import PassError, TersorError, VerificationError
+from tersor.ir.example import example_of
+from tersor.ir.program import Program
+from tersor.ir.stage import Stage
+from tersor.ir.verifier import verify
+
+from .base import Pass, Promise, finished
+from .checkpoint import Checkpoints
+from .compare import Difference, difference, first_difference, shape_mismatch, within_rounding
+from .console import progress_bar
+from .progress import listening
+from .report import PipelineResult, Report, ReportRow
+
+
+class PassManager:
+    """Runs passes in order, each on a copy of the program before it.
+
+    Before anything runs, the order is checked: every pass must take the stage that the one before it leaves. After each
+    pass the program is verified, and its outputs on the example inputs are compared with those before the pass, judged
+    by the pass's own promise. A pass that breaks its promise is named, with the first node that differs.
+
+    verify: False leaves out the verification and the comparison.
+    checkpoint: a folder that keeps the program after each pass; a later run with the same program and passes goes on
+        where this one stopped.
+    progress: show a progress bar; None shows it where stderr is a terminal.
+    """
+
+    def __init__(
+        self,
+        passes: Sequence[Pass],
+        *,
+        verify: bool = True,
+        checkpoint: str | Path | None = None,
+        progress: bool | None = None,
+    ) -> None:
+        for step in passes:
+            if not isinstance(step, Pass):
+                hint = f"{step.__name__}()" if isinstance(step, type) else None
+                raise PassError("not a pass", expected="an instance of tersor.Pass", found=repr(step), hint=hint)
+        self.passes = tuple(inner for step in passes for inner in _expanded(step))
+        self.verify = verify
+        self.checkpoint = None if checkpoint is None else Path(checkpoint)
+        self.progress = progress
+
+    def check_order(self, stage: Stage) -> Stage:
+        """The stage that the passes lead to from `stage`. Raises PassError at the first that cannot run there."""
+        for index, step in enumerate(self.passes):
+            if stage not in step.takes:
+                before = self.passes[index - 1].name if index else "the program given"
+                raise PassError(
+                    f"pass {index + 1}, {step.name}, cannot run at stage {stage}",
+                    expected=f"stage {' or '.join(sorted(map(str, step.takes)))}",
+                    found=f"{stage}, left by {before}",
+                    hint="change the order of the passes",
+                )
+            stage = step.gives or stage
+        return stage
+
+    def run(self, program: Program) -> PipelineResult:
+        """Run every pass; the program given stays as it was.
+
+        Raises PassError where the order is wrong, a pass fails or breaks its promise, VerificationError where it leaves
+        a program that breaks a rule.
+        """
+        self.check_order(program.stage)
+        checks = _Checks(program) if self.verify else None
+        rows = [_row("given", "", False, program, 0.0)]
+        store = None if self.checkpoint is None else Checkpoints(self.checkpoint, program, self.passes)
+        done: list[ReportRow] = []
+        if store is not None:
+            program, done = store.resume(program)
+            rows += done
+        with self._progress() as listener, listening(listener):
+            for index, step in enumerate(self.passes[len(done) :], start=len(done)):
+                program, row = self._step(step, program, checks)
+                rows.append(row)
+                if store is not None:
+                    store.save(index, step.name, program, rows)
+        return PipelineResult(program, Report(tuple(rows)))
+
+    def _progress(self) -> AbstractContextManager[object]:
+        return nullcontext() if self.progress is False else progress_bar(always=self.progress is True)
+
+    def _step(self, step: Pass, before: Program, checks: _Checks | None) -> tuple[Program, ReportRow]:
+        started = time.perf_counter()
+        versions = {name: tensor._version for name, tensor in before.tensors().items()}
+        try:
+            result = finished(step, step.run(before.copy()))
+        except TersorError as error:
+            error.add_note(f"in pass {step.name}") if hasattr(error, "add_note") else None
+            raise
+        except Exception as error:  # a pass is somebody's code and may raise anything
+            raise PassError(f"pass {step.name} failed: {type(error).__name__}: {error}") from error
+        seconds = time.perf_counter() - started
+        _refuse_writes(step, before, versions)
+        found = None if checks is None else checks.after(step, before, result.program, result.modified)
+        row = _row(step.name, str(step.promise), result.modified, result.program, seconds, found, result.notes)
+        return result.program, row
+
+
+class _Checks:
+    """The outputs of the program given and of the one before the pass, on the example inputs."""
+
+    def __init__(self, program: Program) -> None:
+        self.inputs = example_of(program)
+        verify(program)
+        self.given = self.previous = _outputs(program, self.inputs)
+        self.at: Program = program
+
+    def after(self, step: Pass, before: Program, after: Program, modified: bool) -> tuple[Difference, Difference]:
+        """Verify, compare, judge by the promise; returns the difference to the outputs before, and to the first."""
+        try:
+            verify(after, shapes=changed_nodes(before, after))
+        except VerificationError as error:
+            raise VerificationError(f"after pass {step.name}: {error}") from error
+        if before is not self.at:
+            self.previous = _outputs(before, self.inputs)
+        outputs = _outputs(after, self.inputs) if modified else self.previous
+        mismatch = shape_mismatch(after.signature.output_names, self.previous, outputs)
+        found = None if mismatch else difference(self.previous, outputs)
+        exact = step.promise is not Promise.EXACT or within_rounding(self.previous, outputs)
+        if mismatch or found is None or found.new_nonfinite or not exact:
+            raise _broken(step, before, after, self.inputs, mismatch or str(found))
+        self.previous, self.at = outputs, after
+        return found, difference(self.given, outputs)
+
+
+def _broken(step: Pass, before: Program, after: Program, inputs: Sequence[Tensor], found: str) -> PassError:
+    node = first_difference(_inference(before), _inference(after), inputs)
+    feeding = [n.name for n in node.all_input_nodes if n.meta.get("replaces", n.name) != n.name] if node else []
+    return PassError(
+        f"pass {step.name} broke its promise ({step.promise}): the outputs changed",
+        node=node,
+        expected="the outputs before the pass" + (" up to float rounding" if step.promise is Promise.EXACT else ""),
+        found=found,
+        hint="the node named is the first that differs"
+        + (f"; it reads {', '.join(feeding)}, which the pass made" if feeding else ""),
+    )
+
+
+def changed_nodes(before: Program, after: Program) -> list[fx.Node]:
+    """The nodes of `after` that are new, or that read something else than the node of their name did in `before`."""
+    old = {node.name: node for node in before.graph.nodes}
+    return [node for node in after.graph.nodes if node.name not in old or not _same_call(old[node.name], node)]
+
+
+def _same_call(old: fx.Node, new: fx.Node) -> bool:
+    if old.target is not new.target and old.target != new.target:
+        return False
+    if old.op == "get_attr" or old.meta.get("val") is not new.meta.get("val"):
+        return old.op == new.op == "get_attr" and old.meta.get("val") is new.meta.get("val")
+    if str(old.args) != str(new.args) or str(old.kwargs) != str(new.kwargs):
+        return False
+    pairs = zip(old.all_input_nodes, new.all_input_nodes, strict=True)
+    return all(left.meta.get("val") is right.meta.get("val") for left, right in pairs)
+
+
+def _outputs(program: Program, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    with torch.no_grad():
+        return _inference(program).run(inputs)
+
+
+def _inference(program: Program) -> Program:
+    """The program as it runs in inference; a copy where it is in training, which would write statistics."""
+    return program.copy().eval() if program.module.training else program
+
+
+def _refuse_writes(step: Pass, before: Program, versions: dict[str, int]) -> None:
+    for name, tensor in before.tensors().items():
+        if tensor._version != versions[name]:
+            raise PassError(
+                f"pass {step.name} wrote into {name!r}, which the program given shares",
+                hint="replace it: program.set_tensor(name, new_value)",
+            )
+
+
+def _expanded(step: Pass) -> tuple[Pass, ...]:
+    inner = step.expand()
+    return inner if inner == (step,) else tuple(leaf for child in inner for leaf in _expanded(child))
+
+
+def _row(
+    name: str,
+    promise: str,
+    modified: bool,
+    program: Program,
+    seconds: float,
+    found: tuple[Difference, Difference] | None = None,
+    notes: tuple[str, ...] = (),
+) -> ReportRow:
+    cost = program.cost()
+    step, total = (found[0].sqnr, found[1].sqnr) if found else (None, None)
+    return ReportRow(
+        name, promise, modified, len(program.graph.nodes), cost.macs, cost.parameter_bytes, seconds, step, total, notes
+    )

@@ -91,6 +91,7 @@ class NodeRunner(fx.Interpreter):
 
     def __init__(self, program: Program, visit: Callable[[fx.Node, Any], None]) -> None:
         super().__init__(program.module)
+        self.extra_traceback = False
         self.visit = visit
 
     def run_node(self, n: fx.Node) -> Any:

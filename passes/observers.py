@@ -1,0 +1,202 @@
+"""Ranges from data, in one pass and in memory that does not grow with it.
+
+An activation is summarized by its extremes and a histogram whose width is a power of two: a wider batch doubles it, by
+adding neighbouring bins exactly, so the result does not depend on the order of the batches.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tersor.ir.errors import CalibrationError
+from tersor.ir.quantization import Observer, QuantType
+
+BINS = 8192
+_MASKED = 1e30
+_CANDIDATES = 100
+_MOMENTUM = 0.1
+
+
+@dataclass(frozen=True)
+class Range:
+    """The values that a grid has to hold, zero among them."""
+
+    low: float
+    high: float
+
+
+class Statistics:
+    """What is remembered of a value over all batches.
+
+    Values at or beyond +-1e30 are attention masks and not data; they are left out.
+    """
+
+    def __init__(self, observer: Observer) -> None:
+        self.observer = observer
+        self.low, self.high = math.inf, -math.inf
+        self.limit = 0.0
+        self.counts = torch.zeros(BINS, dtype=torch.float64)
+
+    def add(self, values: Tensor) -> None:
+        """Take in one tensor. Raises CalibrationError where it holds NaN or infinity."""
+        values = values.detach().float().flatten()
+        if not values.numel():
+            return
+        low, high = (bound.item() for bound in torch.aminmax(values))
+        if not (math.isfinite(low) and math.isfinite(high)) or low <= -_MASKED or high >= _MASKED:
+            values = _without_masks(values)
+            if not values.numel():
+                return
+            low, high = (bound.item() for bound in torch.aminmax(values))
+        self._extremes(low, high)
+        if self.observer not in (Observer.MIN_MAX, Observer.MOVING_AVERAGE):
+            self._widen(max(abs(low), abs(high)))
+            if self.limit:
+                self.counts += torch.histc(values, BINS, -self.limit, self.limit).double()
+
+    def range(self, kind: QuantType, percentile: float) -> Range:
+        """The range that the observer chooses; it holds zero. Raises CalibrationError where nothing was seen."""
+        if self.low > self.high:
+            raise CalibrationError("no data was seen")
+        low, high = min(self.low, 0.0), max(self.high, 0.0)
+        if self.limit and self.observer is Observer.PERCENTILE:
+            return self._percentile(percentile)
+        if self.limit and self.observer in (Observer.MSE, Observer.ENTROPY):
+            return self._search(kind, Range(low, high))
+        return Range(low, high)
+
+    def _extremes(self, low: float, high: float) -> None:
+        if self.observer is Observer.MOVING_AVERAGE and self.low <= self.high:
+            self.low += _MOMENTUM * (low - self.low)
+            self.high += _MOMENTUM * (high - self.high)
+        else:
+            self.low, self.high = min(self.low, low), max(self.high, high)
+
+    def _widen(self, largest: float) -> None:
+        if largest <= self.limit or largest == 0:
+            return
+        limit = 2.0 ** math.ceil(math.log2(largest))
+        while self.limit and self.limit < limit:
+            quarter = BINS // 4
+            merged = self.counts.reshape(-1, 2).sum(dim=1)
+            self.counts = torch.cat([merged.new_zeros(quarter), merged, merged.new_zeros(quarter)])
+            self.limit *= 2
+        self.limit = max(self.limit, limit)
+
+    def _centers(self) -> Tensor:
+        step = 2 * self.limit / BINS
+        return (torch.arange(BINS, dtype=torch.float64) + 0.5) * step - self.limit
+
+    def _percentile(self, percentile: float) -> Range:
+        """Between the (100 - p)th and the pth percentile."""
+        share = self.counts.cumsum(0) / self.counts.sum()
+        centers = self._centers()
+        tail = 1 - percentile / 100
+        low = centers[int((share > tail).nonzero()[0])].item()
+        high = centers[int((share >= 1 - tail - 1e-15).nonzero()[0])].item()
+        return Range(min(max(low, self.low), 0.0), max(min(high, self.high), 0.0))
+
+    def _search(self, kind: QuantType, full: Range) -> Range:
+        """The shrunk range with the least cost: expected squared error, or divergence (Migacz, GTC 2017)."""
+        used = self.counts > 0
+        centers, counts = self._centers()[used], self.counts[used]
+        cost = _squared_error if self.observer is Observer.MSE else _divergence
+        best, least = full, math.inf
+        for step in range(_CANDIDATES):
+            shrink = 1 - step / _CANDIDATES * 0.9
+            candidate = Range(full.low * shrink, full.high * shrink)
+            found = cost(centers, counts, candidate, kind)
+            if found < least:
+                best, least = candidate, found
+        return best
+
+
+def _without_masks(values: Tensor) -> Tensor:
+    if bool(torch.isnan(values).any()):
+        raise CalibrationError("NaN in calibration", found=f"{int(torch.isnan(values).sum())} of {values.numel()}")
+    if bool((values == math.inf).any()):
+        raise CalibrationError("infinity in calibration", found=f"{int(torch.isinf(values).sum())} of {values.numel()}")
+    return values[values.abs() < _MASKED]
+
+
+def grid(span: Range, kind: QuantType) -> tuple[float, int]:
+    """Scale and zero point of the grid over a range, the scale exact in float32.
+
+    An empty range (all values zero) has scale 1.
+    """
+    if kind.symmetric:
+        scale = max(-span.low, span.high) / kind.qmax
+        zero_point = 0
+    else:
+        scale = (span.high - span.low) / (kind.qmax - kind.qmin)
+        zero_point = round(kind.qmin - span.low / scale) if scale else 0
+    smallest = torch.finfo(torch.float32).tiny
+    scale = torch.tensor(scale if scale > smallest else 1.0, dtype=torch.float32).item()
+    return scale, max(kind.qmin, min(kind.qmax, zero_point))
+
+
+def _on_grid(centers: Tensor, span: Range, kind: QuantType) -> Tensor:
+    scale, zero_point = grid(span, kind)
+    return (torch.clamp(torch.round(centers / scale) + zero_point, kind.qmin, kind.qmax) - zero_point) * scale
+
+
+def _squared_error(centers: Tensor, counts: Tensor, span: Range, kind: QuantType) -> float:
+    scale, zero_point = grid(span, kind)
+    low, high = (kind.qmin - zero_point - 0.5) * scale, (kind.qmax - zero_point + 0.5) * scale
+    clipped = (centers < low) | (centers > high)
+    error = (centers - _on_grid(centers, span, kind)).square()
+    error = torch.where(clipped, error, torch.full_like(error, scale * scale / 12))
+    return float((error * counts).sum())
+
+
+def _divergence(centers: Tensor, counts: Tensor, span: Range, kind: QuantType) -> float:
+    """Kullback-Leibler divergence of the data from what the grid makes of it, each step's mass spread over its bins."""
+    scale, zero_point = grid(span, kind)
+    steps = torch.clamp(torch.round(centers / scale) + zero_point, kind.qmin, kind.qmax).long() - kind.qmin
+    inside = (centers >= span.low) & (centers <= span.high)
+    levels = kind.qmax - kind.qmin + 1
+    mass = torch.zeros(levels, dtype=torch.float64).index_add_(0, steps[inside], counts[inside])
+    bins = torch.zeros(levels, dtype=torch.float64).index_add_(0, steps[inside], torch.ones_like(counts[inside]))
+    reference = counts / counts.sum()
+    clipped = torch.zeros(levels, dtype=torch.float64).index_add_(0, steps[~inside], counts[~inside])
+    held = mass + clipped
+    spread = (held / bins.clamp(min=1))[steps] / counts.sum()
+    tiny = 1e-12
+    spread = torch.where(inside, spread, torch.full_like(spread, tiny))
+    return float((reference * (reference.clamp(min=tiny) / spread.clamp(min=tiny)).log()).sum())
+
+
+def weight_scales(weight: Tensor, axis: int | None, kind: QuantType, observer: Observer) -> Tensor:
+    """Scales of a symmetric grid for a weight: float32[channels] along `axis`, float32[] where that is None.
+
+    MSE searches each channel's scale for the least squared error; other observers take the largest magnitude. A channel
+    that is all zero takes the greatest scale of its neighbours.
+
+    Raises CalibrationError where the weight holds NaN or infinity.
+    """
+    matrix = weight.detach().float()
+    matrix = matrix.reshape(1, -1) if axis is None else matrix.movedim(axis, 0).flatten(1)
+    largest = matrix.abs().amax(dim=1)
+    if not bool(torch.isfinite(largest).all()):
+        raise CalibrationError("a weight is not finite", found=f"{int((~torch.isfinite(matrix)).sum())} values")
+    scale = largest / kind.qmax
+    if observer is Observer.MSE:
+        scale = _least_squares_scale(matrix, scale, kind)
+    tiny = scale <= torch.finfo(torch.float32).tiny
+    scale = torch.where(tiny, scale.max() if bool((~tiny).any()) else torch.tensor(1.0), scale)
+    return scale.reshape(()) if axis is None else scale
+
+
+def _least_squares_scale(matrix: Tensor, full: Tensor, kind: QuantType) -> Tensor:
+    best, least = full.clone(), torch.full_like(full, math.inf)
+    safe = full.clamp(min=torch.finfo(torch.float32).tiny)
+    for shrink in torch.linspace(1.0, 0.5, 26).tolist():
+        scale = (safe * shrink).unsqueeze(1)
+        error = (torch.clamp(torch.round(matrix / scale), kind.qmin, kind.qmax) * scale - matrix).square().sum(dim=1)
+        better = error < least
+        best, least = torch.where(better, full * shrink, best), torch.where(better, error, least)
+    return best

@@ -1,0 +1,200 @@
+"""What each operator is to quantization. A table: add a line to teach placement a new operator."""
+
+from __future__ import annotations
+
+import enum
+import operator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx
+
+from tersor.ir.program import Program
+from tersor.ir.shapes import KEY
+
+aten = torch.ops.aten
+
+
+class Role(enum.Enum):
+    """How an operator treats quantized values.
+
+    COMPUTE: multiplies activations with a weight, accumulating in int32. ELEMENTWISE: reads values on grids and gives
+    values on a grid of its own. LOOKUP: the same of one value, by a table. JOIN: its inputs and its output share one grid. MOVE: moves or selects values, so the
+    output is on the input's grid. CLAMP: cuts values off; fused into the operator before it. FLOAT: computes in float.
+    """
+
+    COMPUTE = "compute"
+    ELEMENTWISE = "elementwise"
+    LOOKUP = "lookup"
+    JOIN = "join"
+    MOVE = "move"
+    CLAMP = "clamp"
+    FLOAT = "float"
+
+
+@dataclass(frozen=True)
+class WeightLayout:
+    """Where a COMPUTE operator has its weight and bias, and the weight's output-channel axis."""
+
+    weight: int
+    bias: int
+    axis: int
+    needs_output_grid: bool
+
+
+WEIGHTS: dict[object, WeightLayout] = {
+    aten.conv1d.default: WeightLayout(1, 2, 0, needs_output_grid=True),
+    aten.conv2d.default: WeightLayout(1, 2, 0, needs_output_grid=True),
+    aten.linear.default: WeightLayout(1, 2, 0, needs_output_grid=False),
+}
+"""needs_output_grid: integer convolution kernels requantize; integer matrix products can give floats."""
+
+_ROLES: dict[object, Role] = {
+    **dict.fromkeys(WEIGHTS, Role.COMPUTE),
+    **dict.fromkeys(
+        (
+            aten.add.Tensor,
+            aten.mul.Tensor,
+            aten.avg_pool2d.default,
+            aten.adaptive_avg_pool2d.default,
+            aten.mean.dim,
+        ),
+        Role.ELEMENTWISE,
+    ),
+    **dict.fromkeys(
+        (
+            aten.sigmoid.default,
+            aten.leaky_relu.default,
+            aten.tanh.default,
+            aten.gelu.default,
+            aten.silu.default,
+            aten.hardswish.default,
+            aten.hardsigmoid.default,
+            aten.elu.default,
+            aten.mish.default,
+            aten.softplus.default,
+            aten.exp.default,
+            aten.sqrt.default,
+            aten.rsqrt.default,
+            aten.abs.default,
+            aten.neg.default,
+        ),
+        Role.LOOKUP,
+    ),
+    **dict.fromkeys((aten.cat.default, aten.stack.default), Role.JOIN),
+    **dict.fromkeys(
+        (
+            aten.reshape.default,
+            aten.flatten.using_ints,
+            aten.unflatten.int,
+            aten.transpose.int,
+            aten.permute.default,
+            aten.squeeze.dim,
+            aten.squeeze.dims,
+            aten.squeeze.default,
+            aten.unsqueeze.default,
+            aten.expand.default,
+            aten.repeat.default,
+            aten.slice.Tensor,
+            aten.select.int,
+            aten.index_select.default,
+            aten.split.Tensor,
+            aten.split_with_sizes.default,
+            aten.chunk.default,
+            operator.getitem,
+            aten.max_pool1d.default,
+            aten.max_pool2d.default,
+            aten.pixel_shuffle.default,
+            aten.upsample_nearest2d.vec,
+            aten.upsample_nearest2d.default,
+            aten.constant_pad_nd.default,
+            aten.pad.default,
+            aten.clone.default,
+            aten.contiguous.default,
+        ),
+        Role.MOVE,
+    ),
+    **dict.fromkeys(
+        (aten.relu.default, aten.hardtanh.default, aten.clamp.default, aten.relu6.default), Role.CLAMP
+    ),
+}
+
+
+FAST_LOOKUPS = frozenset({aten.sigmoid.default, aten.leaky_relu.default})
+"""Lookups that a kernel for CPUs with floating point has in integer too."""
+
+
+def role_of(program: Program, node: fx.Node) -> Role:
+    """The role of a node, judged by its operator and by what it is called with."""
+    role = _ROLES.get(node.target, Role.FLOAT) if node.op == "call_function" else Role.FLOAT
+    if role is Role.FLOAT or not _is_float(node):
+        return Role.FLOAT
+    check = _CONDITIONS.get(node.target)
+    return Role.FLOAT if check is not None and not check(program, node) else role
+
+
+def operands(program: Program, node: fx.Node) -> list[fx.Node]:
+    """The activations that a node reads: its tensor inputs, without a weight and a bias, or the pattern of a move."""
+    role = role_of(program, node)
+    if role in (Role.COMPUTE, Role.MOVE, Role.CLAMP, Role.LOOKUP):
+        first = node.args[0]
+        return [first] if isinstance(first, fx.Node) else []
+    if role is Role.JOIN:
+        return [item for item in node.args[0] if isinstance(item, fx.Node)]  # type: ignore[union-attr]
+    return [argument for argument in node.args if isinstance(argument, fx.Node) and _is_float(argument)]
+
+
+def clamp_range(node: fx.Node) -> tuple[float, float]:
+    """The least and greatest value that a CLAMP gives."""
+    if node.target is aten.relu.default:
+        return 0.0, float("inf")
+    if node.target is aten.relu6.default:
+        return 0.0, 6.0
+    default = (-1.0, 1.0) if node.target is aten.hardtanh.default else (None, None)
+    low = node.args[1] if len(node.args) > 1 else node.kwargs.get("min", node.kwargs.get("min_val", default[0]))
+    high = node.args[2] if len(node.args) > 2 else node.kwargs.get("max", node.kwargs.get("max_val", default[1]))
+    return (
+        float(low) if isinstance(low, int | float) else float("-inf"),
+        float(high) if isinstance(high, int | float) else float("inf"),
+    )
+
+
+def _is_float(node: fx.Node) -> bool:
+    value = node.meta.get(KEY)
+    value = value[0] if isinstance(value, list | tuple) and value else value
+    return isinstance(value, Tensor) and value.is_floating_point()
+
+
+def _has_constant_weight(program: Program, node: fx.Node) -> bool:
+    return program.constant(node.args[WEIGHTS[node.target].weight]) is not None
+
+
+def _is_of_tensors(program: Program, node: fx.Node) -> bool:
+    both = isinstance(node.args[0], fx.Node) and isinstance(node.args[1], fx.Node)
+    return both and node.kwargs.get("alpha", 1) == 1 and all(_is_float(n) for n in node.args)  # type: ignore[arg-type]
+
+
+def _is_global_pool(program: Program, node: fx.Node) -> bool:
+    """A mean over both spatial dimensions of a batch of images, however it is written."""
+    source = node.args[0].meta[KEY]  # type: ignore[union-attr]
+    if source.dim() != 4:
+        return False
+    if node.target is aten.adaptive_avg_pool2d.default:
+        return list(node.args[1]) in ([1, 1], [1])  # type: ignore[arg-type]
+    return sorted(dim % 4 for dim in node.args[1] or ()) == [2, 3]  # type: ignore[operator, union-attr]
+
+
+def _pads_with_zero(program: Program, node: fx.Node) -> bool:
+    rest = [*node.args[2:], *node.kwargs.values()]
+    return all(value in (0, 0.0, None, "constant") for value in rest)
+
+
+_CONDITIONS = {
+    **dict.fromkeys(WEIGHTS, _has_constant_weight),
+    aten.add.Tensor: _is_of_tensors,
+    aten.mul.Tensor: _is_of_tensors,
+    aten.adaptive_avg_pool2d.default: _is_global_pool,
+    aten.mean.dim: _is_global_pool,
+    aten.pad.default: _pads_with_zero,
+    aten.constant_pad_nd.default: _pads_with_zero,
+}

@@ -1,0 +1,1 @@
+"""What lowers a Program to a target: one folder a target, what several share beside them."""

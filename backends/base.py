@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
 from torch import Tensor, fx
 
+from tersor.ir.errors import ArchiveError
 from tersor.ir.origin import Origin
 from tersor.ir.program import Program
 from tersor.ir.signature import Signature
@@ -79,12 +80,22 @@ class Artifact(ABC):
         """Run on flat inputs that were checked already."""
 
 
+    def layers(self, inputs: Sequence[Tensor]) -> Iterator[tuple[str, Tensor]]:
+        """Intermediate values with the names of the program's nodes, where the target can show them; none by default."""
+        return iter(())
+
+
 @dataclass(frozen=True)
 class Backend(ABC):
     """A target. A frozen dataclass, so that its fields are its options: `OnnxRuntime(opset=21)`."""
 
     name: ClassVar[str]
     summary: ClassVar[str]
+
+    @classmethod
+    def missing(cls) -> str | None:
+        """What has to be installed before artifacts can run here; None where nothing is missing."""
+        return None
 
     @abstractmethod
     def supports(self, program: Program, node: fx.Node) -> Unsupported | None:
@@ -97,6 +108,11 @@ class Backend(ABC):
     @abstractmethod
     def emit(self, program: Program, out: Path) -> Artifact:
         """Write the artifact into the folder `out`. Never needs the target's hardware."""
+
+    @classmethod
+    def open(cls, folder: Path) -> Artifact:
+        """The artifact that `emit` wrote into a folder. Raises ArchiveError."""
+        raise ArchiveError(f"target {cls.name!r} cannot open what it wrote", found=str(folder))
 
     def unsupported(self, program: Program) -> list[Unsupported]:
         """Every node that the target does not take."""

@@ -16,11 +16,26 @@ _HINTS: tuple[tuple[str, str], ...] = (
         r"data-dependent|GuardOnDataDependent|Could not guard|Dynamic control flow|\.item\(\)|aten\._local_scalar_dense",
         "a Python branch or size depends on a tensor's values: write it with torch.where or masks",
     ),
-    (r"not a known type|register a pytree", "return tensors, tuples, lists, dicts or dataclasses registered with pytree"),
-    (r"ConstraintViolation|specializ|Constraints violated", "leave that dimension fixed, or write the model without its size"),
-    (r"missing .* required positional|unexpected keyword|takes .* positional", "give args and kwargs as the model is called"),
-    (r"shapes cannot be multiplied|size of tensor|Expected .* to have|expected input", "check the example's shape and dtype"),
-    (r"custom op|no fake impl|Unsupported operator|FakeTensor", "register a shape function with torch.library.register_fake"),
+    (
+        r"not a known type|register a pytree",
+        "return tensors, tuples, lists, dicts or dataclasses registered with pytree",
+    ),
+    (
+        r"ConstraintViolation|specializ|Constraints violated",
+        "leave that dimension fixed, or write the model without its size",
+    ),
+    (
+        r"missing .* required positional|unexpected keyword|takes .* positional",
+        "give args and kwargs as the model is called",
+    ),
+    (
+        r"shapes cannot be multiplied|size of tensor|Expected .* to have|expected input",
+        "check the example's shape and dtype",
+    ),
+    (
+        r"custom op|no fake impl|Unsupported operator|FakeTensor",
+        "register a shape function with torch.library.register_fake",
+    ),
 )
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind, TensorArgument
 
+from tersor.ir import opaque
 from tersor.ir.errors import TraceError
 from tersor.ir.names import legal
 from tersor.ir.origin import KEY as ORIGIN
@@ -20,7 +20,6 @@ from tersor.ir.program import HistoryEntry, Program
 from tersor.ir.signature import Signature, TensorSpec
 from tersor.ir.structure import Structure, flatten
 
-from . import opaque
 from .dynamic import Dynamic, DynamicDims
 from .export_errors import explain
 from .model_settings import settings_for_export
@@ -148,25 +147,31 @@ class _Importer:
                 )
 
     def _import_inputs(self) -> None:
-        names = self._aliases()
-        copies: dict[int, Tensor] = {}
-        constants = {**self.exported.state_dict, **self.exported.constants}
-        paths = iter(self.dims.names)
         specs = {spec.arg.name: spec for spec in self.exported.graph_signature.input_specs}
-        for node in self.exported.graph.find_nodes(op="placeholder"):
-            spec = specs[node.name]
-            if spec.kind is InputKind.USER_INPUT:
-                if isinstance(spec.arg, ConstantArgument):
-                    self.nodes[node] = spec.arg.value
-                else:
-                    self.nodes[node] = self.graph.placeholder(legal(next(paths)).replace(".", "_"))
-                continue
-            tensor = constants[str(spec.target)]
-            copy = copies.setdefault(id(tensor), _copy(tensor))
-            for alias in names.get(id(tensor), [str(spec.target)]):
-                self.tensors[legal(alias)] = copy
-            self.nodes[node] = self.graph.get_attr(legal(str(spec.target)))
-            self.tensors.setdefault(legal(str(spec.target)), copy)
+        placeholders = self.exported.graph.find_nodes(op="placeholder")
+        given = [node for node in placeholders if specs[node.name].kind is InputKind.USER_INPUT]
+        paths = iter(self.dims.names)
+        for node in given:
+            argument = specs[node.name].arg
+            if isinstance(argument, ConstantArgument):
+                self.nodes[node] = argument.value
+            else:
+                self.nodes[node] = self.graph.placeholder(legal(next(paths)).replace(".", "_"))
+        aliases = self._aliases()
+        copies: dict[int, Tensor] = {}
+        for node in placeholders:
+            if node not in self.nodes:
+                self._import_tensor(node, str(specs[node.name].target), aliases, copies)
+
+    def _import_tensor(
+        self, node: fx.Node, name: str, aliases: Mapping[int, list[str]], copies: dict[int, Tensor]
+    ) -> None:
+        """Read a parameter, buffer or constant; a tied one is copied once and stands under each of its names."""
+        tensor = self.exported.state_dict[name] if name in self.exported.state_dict else self.exported.constants[name]
+        copy = copies.setdefault(id(tensor), _copy(tensor))
+        for alias in [name, *aliases.get(id(tensor), [])]:
+            self.tensors[legal(alias)] = copy
+        self.nodes[node] = self.graph.get_attr(legal(name))
 
     def _aliases(self) -> dict[int, list[str]]:
         """The names of each of the model's tensors; a tied one has several."""

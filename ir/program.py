@@ -132,12 +132,16 @@ class Program:
         """Say that the graph was edited: code is generated again when it next runs."""
         self.module.recompile()
 
-    def call(self, target: Any, args: Sequence[Any] = (), *, like: fx.Node, **kwargs: Any) -> fx.Node:
+    def call(
+        self, target: Any, args: Sequence[Any] = (), *, like: fx.Node, name: str | None = None, **kwargs: Any
+    ) -> fx.Node:
         """Insert a call of an operator at the graph's insertion point, with its shape and its origin.
 
         `like` is the node that the new one stands for or serves: errors about the new node point to its source line.
+        The node is named after its operator unless `name` is given; a number is added where the name is taken.
         """
-        node = self.graph.call_function(target, tuple(args), kwargs)
+        name = name or str(getattr(target, "_opname", target.__name__))
+        node = self.graph.create_node("call_function", target, tuple(args), kwargs, name)
         self.describe(node, like)
         return node
 

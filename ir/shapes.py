@@ -84,6 +84,14 @@ class ShapeContext:
             return int(expr)
         return str(expr.xreplace({symbol: sympy.Symbol(name) for symbol, name in self._names.items()}))
 
+    def evaluate(self, size: Any, sizes: Mapping[str, int]) -> int:
+        """A size as a number where the dynamic dimensions are `sizes`, and 1 where it depends on data."""
+        if isinstance(size, int):
+            return size
+        expr = self.env.simplify(size.node.expr)
+        values = {symbol: sympy.Integer(sizes.get(self._names.get(symbol, ""), 1)) for symbol in expr.free_symbols}
+        return int(expr.xreplace(values))
+
 
 def shape_of(program: Program, value: fx.Node | Tensor) -> Shape:
     """The sizes of a node's tensor; a dynamic one as text, such as `batch` or `2*batch`."""

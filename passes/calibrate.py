@@ -17,9 +17,9 @@ from tersor.ir.stage import Stage
 
 from .base import Pass, PassResult, Promise
 from .compare import node_values
-from .observers import Range, Statistics, grid, weight_scales
+from .observers import Range, Statistics, grid, pair_safe_scales, weight_scales
 from .progress import track
-from .roles import WEIGHTS, Role, clamp_range, operands, role_of
+from .roles import WEIGHTS, Role, WeightLayout, clamp_range, operands, role_of
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class Calibrate(Pass):
         None where only weights are observed.
     observer: how activation ranges are read from the data; weight_observer: MIN_MAX or MSE, per channel.
     percentile: for PERCENTILE, the share of values, in percent, that a range holds.
+    pair_safe: raise weight scales until no two neighbouring weights sum to more than 128 (see `pair_safe_scales`).
 
     Raises CalibrationError where data is missing, empty, does not fit the program, or holds NaN or infinity (with the
     node where it first appears); PassError where there is nothing to calibrate.
@@ -45,6 +46,7 @@ class Calibrate(Pass):
     observer: Observer = Observer.MSE
     weight_observer: Observer = Observer.MIN_MAX
     percentile: float = 99.99
+    pair_safe: bool = False
 
     def __post_init__(self) -> None:
         if not 50 < self.percentile <= 100:
@@ -81,7 +83,7 @@ class Calibrate(Pass):
                     raise CalibrationError(error.what, node=node.args[0], found=error.found) from None  # type: ignore[arg-type]
 
         count = 0
-        for inputs in track(_flat_inputs(program, self.batches), "calibrate", _length(self.batches)):
+        for inputs in track(flat_inputs(program, self.batches), "calibrate", _length(self.batches)):
             node_values(program, inputs, visit)
             count += 1
         if not count:
@@ -104,6 +106,8 @@ class Calibrate(Pass):
         try:
             if kind.symmetric:
                 scale = weight_scales(tensor, axis, kind, self.weight_observer)  # type: ignore[arg-type]
+                if self.pair_safe and kind.bits == 8:
+                    scale = pair_safe_scales(tensor, scale, axis)  # type: ignore[arg-type]
                 return scale, torch.zeros(scale.shape, dtype=torch.int32)
             statistics = Statistics(Observer.MIN_MAX)
             statistics.add(tensor)
@@ -149,32 +153,43 @@ _CLAMPS = (torch.ops.aten.hardtanh.default, torch.ops.aten.clamp.default, torch.
 
 
 def _quantize_biases(program: Program) -> int:
-    """Put each bias on the grid of its accumulator; raise weight scales that would overflow it."""
+    """Put each bias of a quantized operator on the grid of its accumulator; returns how many."""
     count = 0
     for node in list(program.graph.nodes):
         layout = WEIGHTS.get(node.target)
-        if layout is None or len(node.args) <= layout.bias:
+        if layout is None or len(node.args) <= layout.bias or not _is_quantized(node.args[layout.weight]):
             continue
-        value, weight, bias = node.args[0], node.args[layout.weight], node.args[layout.bias]
-        tensor = program.constant(bias)
-        if tensor is None or not _is_quantized(weight):
-            continue
-        input_scale = _scale_behind(program, value)
-        if input_scale is None:
-            continue
-        _make_room(program, str(weight.args[1].target), program.tensor(str(input_scale.target)), tensor)
-        with program.graph.inserting_before(node):
-            scales = program.attribute(str(input_scale.target)), program.attribute(str(weight.args[1].target))
-            node.update_arg(layout.bias, program.call(FAKE_QUANTIZE_BIAS, (bias, *scales), like=node, name=f"{node.name}_bias"))
-        count += 1
+        if program.constant(node.args[layout.bias]) is not None:
+            quantize_bias_of(program, node, layout)
+            count += 1
     return count
+
+
+def quantize_bias_of(program: Program, node: fx.Node, layout: WeightLayout) -> Tensor:
+    """Put the bias of one quantized operator on its accumulator's grid; returns the values that it then has.
+
+    The weight's scale is raised where the bias would overflow int32.
+    """
+    weight, bias = node.args[layout.weight], node.args[layout.bias]
+    input_scale, tensor = scale_behind(program, node.args[0]), program.constant(bias)
+    assert isinstance(weight, fx.Node) and isinstance(weight.args[1], fx.Node) and tensor is not None
+    if input_scale is None:
+        return tensor
+    names = str(input_scale.target), str(weight.args[1].target)
+    _make_room(program, names[1], program.tensor(names[0]), tensor)
+    with program.graph.inserting_before(node):
+        scales = [program.attribute(name) for name in names]
+        new = program.call(FAKE_QUANTIZE_BIAS, (bias, *scales), like=node, name=f"{node.name}_bias")
+    node.update_arg(layout.bias, new)
+    quantized: Tensor = FAKE_QUANTIZE_BIAS(tensor, *(program.tensor(name) for name in names))
+    return quantized.detach()
 
 
 def _is_quantized(node: object) -> bool:
     return isinstance(node, fx.Node) and node.target is FAKE_QUANTIZE
 
 
-def _scale_behind(program: Program, value: Any) -> fx.Node | None:
+def scale_behind(program: Program, value: Any) -> fx.Node | None:
     """The scale of the grid that a value is on, seen through moves."""
     while isinstance(value, fx.Node) and value.target is not FAKE_QUANTIZE:
         role = role_of(program, value)
@@ -193,7 +208,8 @@ def _make_room(program: Program, weight_scale: str, input_scale: Tensor, bias: T
         program.set_tensor(weight_scale, torch.maximum(scale, needed))
 
 
-def _flat_inputs(program: Program, batches: Iterable[Any]) -> Iterator[list[Tensor]]:
+def flat_inputs(program: Program, batches: Iterable[Any]) -> Iterator[list[Tensor]]:
+    """Each batch as flat inputs. Raises CalibrationError, with its index, where one does not fit the program."""
     for index, batch in enumerate(batches):
         args = () if isinstance(batch, dict) else tuple(batch) if isinstance(batch, tuple | list) else (batch,)
         try:

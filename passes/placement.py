@@ -20,7 +20,7 @@ from torch import fx
 
 from tersor.ir.program import Program
 
-from .roles import FAST_LOOKUPS, WEIGHTS, Role, operands, role_of
+from .roles import FAST_LOOKUPS, SLOW_IN_INTEGER, WEIGHTS, Role, operands, role_of
 
 
 class Coverage(enum.Enum):
@@ -87,7 +87,7 @@ class _Placer:
         role = self.roles[node]
         if role is Role.LOOKUP:
             return self.everything or node.target in FAST_LOOKUPS
-        return role in (Role.ELEMENTWISE, Role.JOIN)
+        return role in (Role.ELEMENTWISE, Role.JOIN) and (self.everything or node.target not in SLOW_IN_INTEGER)
 
     def _between(self, candidates: set[fx.Node]) -> set[fx.Node]:
         """Those that read from an integer kernel that gives a grid, and are read by an integer kernel."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -12,6 +12,7 @@ from tersor.ir.stage import Stage
 from .base import Pass, Promise, Sequence
 from .calibrate import Calibrate
 from .canonicalize import Canonicalize
+from .correct_bias import CorrectBias
 from .fold_batchnorm import FoldBatchNorm
 from .insert_fake_quant import InsertFakeQuant
 from .placement import Coverage
@@ -19,12 +20,13 @@ from .placement import Coverage
 
 @dataclass(frozen=True)
 class Quantize(Sequence):
-    """Canonicalize, fold batch norm, insert fake-quant, calibrate: a float program to one that integer kernels run.
+    """Canonicalize, fold batch norm, insert fake-quant, calibrate, correct biases: float to what integer kernels run.
 
     Quantization and its arithmetic follow Jacob et al. 2018 (arXiv:1712.05877).
 
-    scheme, coverage, operators, skip: see `InsertFakeQuant`. calibration, observer, weight_observer, percentile: see
-    `Calibrate`, whose `batches` are `calibration` here.
+    scheme, coverage, operators, skip: see `InsertFakeQuant`. calibration, observer, weight_observer, percentile,
+    pair_safe: see `Calibrate`, whose `batches` are `calibration` here; they are read once. correct_bias: see
+    `CorrectBias`; it reuses the first batches, which are kept.
     """
 
     takes: ClassVar[frozenset[Stage]] = frozenset({Stage.FLOAT})
@@ -36,15 +38,44 @@ class Quantize(Sequence):
     observer: Observer = Observer.MSE
     weight_observer: Observer = Observer.MIN_MAX
     percentile: float = 99.99
+    pair_safe: bool = True
+    correct_bias: bool = True
     coverage: Coverage = Coverage.FASTEST
     operators: tuple[str, ...] = ()
     skip: tuple[str, ...] = ()
 
     def expand(self) -> tuple[Pass, ...]:
-        """The four passes."""
-        return (
-            Canonicalize(),
-            FoldBatchNorm(),
-            InsertFakeQuant(self.scheme, self.coverage, self.operators, self.skip),
-            Calibrate(self.calibration, self.observer, self.weight_observer, self.percentile),
-        )
+        """The passes in order."""
+        data = None if self.calibration is None else _Replay(self.calibration, CorrectBias.count)
+        calibrate = Calibrate(data, self.observer, self.weight_observer, self.percentile, self.pair_safe)
+        correct = (CorrectBias(data),) if self.correct_bias and data is not None else ()
+        insert = InsertFakeQuant(self.scheme, self.coverage, self.operators, self.skip)
+        return (Canonicalize(), FoldBatchNorm(), insert, calibrate, *correct)
+
+
+class _Replay:
+    """Batches that are read once and whose first few can be read again, whatever they come from."""
+
+    def __init__(self, batches: Iterable[Any], keep: int) -> None:
+        self._batches: Iterable[Any] | None = batches
+        self._keep = keep
+        self._kept: list[Any] = []
+        self._length = len(batches) if hasattr(batches, "__len__") else None
+
+    def __iter__(self) -> Iterator[Any]:
+        if self._batches is None:
+            yield from self._kept
+            return
+        batches, self._batches = self._batches, None
+        for batch in batches:
+            if len(self._kept) < self._keep:
+                self._kept.append(batch)
+            yield batch
+
+    def __len__(self) -> int:
+        if self._length is None:
+            raise TypeError("the number of batches is not known")
+        return self._length
+
+    def __str__(self) -> str:
+        return "calibration batches"

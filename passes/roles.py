@@ -124,6 +124,10 @@ FAST_LOOKUPS = frozenset({aten.sigmoid.default, aten.leaky_relu.default})
 """Lookups that a kernel for CPUs with floating point has in integer too."""
 
 
+SLOW_IN_INTEGER = frozenset({aten.avg_pool2d.default})
+"""Operators that such a kernel has in integer, many times slower than in float."""
+
+
 def role_of(program: Program, node: fx.Node) -> Role:
     """The role of a node, judged by its operator and by what it is called with."""
     role = _ROLES.get(node.target, Role.FLOAT) if node.op == "call_function" else Role.FLOAT

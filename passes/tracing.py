@@ -22,15 +22,19 @@ _SAME_AS = {
 }
 
 
-def trace_function(function: Callable[..., Any], inputs: Sequence[Tensor]) -> fx.GraphModule:
+def trace_function(
+    function: Callable[..., Any], inputs: Sequence[Tensor], *, composite: bool = True
+) -> fx.GraphModule:
     """Trace a function of tensors.
 
-    inputs: fake tensors of one mode; sizes that are symbols stay symbols, others are baked in where the function uses
-        them (`x.reshape(x.shape[0], -1)`).
+    inputs: fake tensors of one mode, no two of them the same object; sizes that are symbols stay symbols, others are
+        baked in where the function uses them (`x.reshape(x.shape[0], -1)`).
+    composite: keep operators that torch defines by others, such as linear and layer_norm, as frontends do.
+
     Returns a module whose graph has a placeholder for each input and returns a tuple; tensors that the function makes
     from data are attributes. Raises whatever the function raises on such inputs.
     """
-    traced = make_fx(function, pre_dispatch=True)(*inputs)
+    traced = make_fx(function, pre_dispatch=composite)(*inputs)
     opaque.hide(traced.graph)
     traced.recompile()
     functional = dispatch_functionalize(traced, mode=FunctionalTensorMode(pre_dispatch=True, export=True))  # type: ignore[no-untyped-call]

@@ -1,0 +1,68 @@
+"""tersor: a compiler for model compression.
+
+    import tersor as ts
+
+    program = ts.trace(model, (example,))
+    result = ts.PassManager([ts.Quantize(ts.INT8, calibration=batches)]).run(program)
+    artifact = ts.lower(result.program, target="onnxruntime", out="build/")
+    artifact.run(example)
+"""
+
+from __future__ import annotations
+
+from tersor.backends.base import Artifact, Backend, Unsupported
+from tersor.frontends.torch_export import trace
+from tersor.ir.errors import TersorError
+from tersor.ir.program import Program
+from tersor.ir.quantization import INT4, INT8, INT8_PER_TENSOR, INT8_SYMMETRIC, W4A8, Observer, QuantType, Scheme
+from tersor.ir.stage import Stage
+from tersor.passes.base import Pass, PassResult, Promise
+from tersor.passes.calibrate import Calibrate
+from tersor.passes.canonicalize import Canonicalize
+from tersor.passes.decompose import Decompose
+from tersor.passes.fold_batchnorm import FoldBatchNorm
+from tersor.passes.insert_fake_quant import InsertFakeQuant
+from tersor.passes.manager import PassManager
+from tersor.passes.placement import Coverage
+from tersor.passes.quantize import Quantize
+from tersor.passes.report import PipelineResult, Report
+from tersor.passes.rewrite import Rewrite
+
+from .lowering import compress, load, lower
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "INT4",
+    "INT8",
+    "INT8_PER_TENSOR",
+    "INT8_SYMMETRIC",
+    "W4A8",
+    "Artifact",
+    "Backend",
+    "Calibrate",
+    "Canonicalize",
+    "Coverage",
+    "Decompose",
+    "FoldBatchNorm",
+    "InsertFakeQuant",
+    "Observer",
+    "Pass",
+    "PassManager",
+    "PassResult",
+    "PipelineResult",
+    "Program",
+    "Promise",
+    "QuantType",
+    "Quantize",
+    "Report",
+    "Rewrite",
+    "Scheme",
+    "Stage",
+    "TersorError",
+    "Unsupported",
+    "compress",
+    "load",
+    "lower",
+    "trace",
+]

@@ -1,1 +1,1 @@
-"""Ready-made recipes: lists of passes with their options, written as YAML."""
+"""Ready-made recipes, as YAML."""

@@ -1,0 +1,14 @@
+"""The targets by name."""
+
+from __future__ import annotations
+
+from tersor.ir.registry import Registry
+
+from .base import Backend
+
+TARGETS: Registry[Backend] = Registry(
+    "target",
+    Backend,  # type: ignore[type-abstract]  # looked up, never instantiated
+    {"onnxruntime": "tersor.backends.onnxruntime.backend:OnnxRuntime"},
+    "tersor.backends",
+)

@@ -1,0 +1,81 @@
+"""Rows of figures: printed as a table, written as JSON beside the versions and the machine."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+FOLDER = Path(__file__).parent / "results"
+_PACKAGES = ("tersor", "torch", "onnx", "onnxruntime", "transformers", "numpy")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One figure. `ratio` is how much better ours is than the peer's, above 1 or not; `goal` says what was wanted."""
+
+    what: str
+    ours: float
+    unit: str
+    peer: float | None = None
+    peer_name: str = ""
+    ratio: float | None = None
+    goal: str = ""
+    note: str = ""
+
+
+def publish(name: str, rows: Sequence[Row], quick: bool) -> None:
+    """Print the rows; write results/NAME.json unless the run was a quick one, whose figures are not to be quoted."""
+    table = Table(title=name, header_style="bold")
+    for heading in ("what", "ours", "peer", "ratio", "goal", "note"):
+        table.add_column(heading, justify="left" if heading in ("what", "goal", "note") else "right")
+    for row in rows:
+        peer = "absent" if row.peer is None and row.peer_name else "" if row.peer is None else f"{row.peer:.4g}"
+        ratio = "" if row.ratio is None else f"{row.ratio:.3g}"
+        table.add_row(row.what, f"{row.ours:.4g} {row.unit}", peer, ratio, row.goal, row.note)
+    Console(width=150).print(table)
+    if not quick:
+        FOLDER.mkdir(exist_ok=True)
+        data = {"versions": _versions(), "machine": machine(), "rows": [_json(row) for row in rows]}
+        (FOLDER / f"{name}.json").write_text(json.dumps(data, indent=1) + "\n")
+
+
+def _json(row: Row) -> dict[str, object]:
+    data = asdict(row)
+    peer_name = data.pop("peer_name")
+    data["peer"] = {"name": peer_name, "figure": row.peer} if peer_name else None
+    return data
+
+
+def machine() -> dict[str, object]:
+    """The processor, and whether it has the 8-bit dot products that integer speed hangs on."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    fields = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    flags = fields.get("flags", "").split()
+    cores = sum(line.startswith("processor") for line in lines)
+    name = fields.get("model name", platform.processor())
+    return {"cpu": name, "cores": cores, "avx2": "avx2" in flags, "vnni": has_vnni(flags)}
+
+
+def has_vnni(flags: Sequence[str]) -> bool:
+    """Whether u8 x s8 products are summed without saturation."""
+    return "avx512_vnni" in flags or "avx_vnni" in flags
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "absent"
+    return found

@@ -1,0 +1,1 @@
+"""Examples: scripts that run, and that the tests run."""

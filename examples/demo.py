@@ -1,0 +1,94 @@
+"""Train on digits, compress through the passes that exist, lower to every target, print one table.
+
+Run it with `make demo`.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+import tersor as ts
+from tersor.backends.registry import TARGETS
+from tersor.passes.report import quantity
+from tersor.timing import measure, torch_threads
+
+from . import digits
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A row of the table: something that classifies, and what it costs."""
+
+    name: str
+    run: Callable[[Tensor], Tensor]
+    bytes: int
+    macs: int
+    where: str
+
+
+def main(out: str = "build/demo") -> None:
+    """Run the demo; artifacts are written below `out`."""
+    console = Console()
+    console.print("training a small residual network on handwritten digits ...")
+    data = digits.load()
+    model = digits.train(data)
+    example = data.test_images[:1]
+    program = ts.trace(model, (example,), dynamic={"x": {0: "batch"}})
+
+    result = ts.PassManager([ts.Quantize(ts.INT8, calibration=data.batches())]).run(program)
+    console.print(result.report)
+
+    with torch_threads(1):
+        entries = [_float(program), *_lowered(program, result.program, Path(out))]
+        console.print(_table(entries, data, example))
+    console.print(f"artifacts are in {out}/", highlight=False)
+
+
+def _float(program: ts.Program) -> Entry:
+    cost = program.cost()
+    return Entry("float, torch", program, cost.parameter_bytes, cost.macs, "torch")
+
+
+def _lowered(before: ts.Program, after: ts.Program, out: Path) -> list[Entry]:
+    """Both programs on every target: the float one as the target's own yardstick."""
+    entries = []
+    for target in TARGETS.names():
+        for kind, program in (("float", before), ("int8", after)):
+            artifact = ts.lower(program, target=target, out=out / target / kind)
+            size = sum(artifact.report.files.values())
+            where = f"{artifact.report.integer_share:.0%} of MACs in integer" if kind == "int8" else ""
+            entries.append(Entry(f"{kind}, {target}", artifact.run, size, program.cost().macs, where))
+    return entries
+
+
+def _table(entries: list[Entry], data: digits.Digits, example: Tensor) -> Table:
+    with torch.no_grad():
+        scores = [digits.accuracy(entry.run(data.test_images), data.test_labels) for entry in entries]
+        calls = {entry.name: partial(entry.run, example) for entry in entries}
+        latencies = measure(calls, seconds=0.5)
+    table = Table(title="digits, one image, one thread", header_style="bold")
+    table.add_column("what")
+    for heading in ("accuracy", "size", "MACs", "latency", "speed"):
+        table.add_column(heading, justify="right")
+    table.add_column("")
+    first = latencies[entries[0].name].median
+    for entry, score in zip(entries, scores, strict=True):
+        median = latencies[entry.name].median
+        table.add_row(
+            entry.name, f"{score:.2%}", quantity(entry.bytes, "B"), quantity(entry.macs), f"{median * 1e3:.3f} ms",
+            f"{first / median:.2f} x", entry.where,
+        )  # fmt: skip
+    return table
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

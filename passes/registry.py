@@ -1,0 +1,22 @@
+"""The passes by name, as recipes and the command line write them."""
+
+from __future__ import annotations
+
+from tersor.ir.registry import Registry
+
+from .base import Pass
+
+PASSES: Registry[Pass] = Registry(
+    "pass",
+    Pass,  # type: ignore[type-abstract]  # looked up, never instantiated
+    {
+        "calibrate": "tersor.passes.calibrate:Calibrate",
+        "canonicalize": "tersor.passes.canonicalize:Canonicalize",
+        "correct_bias": "tersor.passes.correct_bias:CorrectBias",
+        "decompose": "tersor.passes.decompose:Decompose",
+        "fold_batch_norm": "tersor.passes.fold_batchnorm:FoldBatchNorm",
+        "insert_fake_quant": "tersor.passes.insert_fake_quant:InsertFakeQuant",
+        "quantize": "tersor.passes.quantize:Quantize",
+    },
+    "tersor.passes",
+)

@@ -1,0 +1,90 @@
+"""From a program to an artifact, and from a model to an artifact in one call."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from tersor.backends.base import Artifact, Backend
+from tersor.backends.registry import TARGETS
+from tersor.frontends.dynamic import Dynamic
+from tersor.frontends.torch_export import trace
+from tersor.ir.errors import LoweringError
+from tersor.ir.program import Program
+from tersor.passes.base import Pass
+from tersor.passes.manager import PassManager
+from tersor.passes.quantize import Quantize
+
+_LISTED = 8
+
+
+def load(path: str | Path) -> Program:
+    """Read a program that `Program.save` wrote. Raises ArchiveError; no code from the file is run."""
+    return Program.load(path)
+
+
+def resolve(target: str | Backend) -> Backend:
+    """The backend of a target given by name, with its default options, or as itself. Raises RecipeError."""
+    return TARGETS.find(target)() if isinstance(target, str) else target
+
+
+def lower(program: Program, target: str | Backend = "onnxruntime", out: str | Path | None = None) -> Artifact:
+    """Lower a program to a target and write the artifact into the folder `out`.
+
+    target: a name, or the target's own dataclass with options, as `OnnxRuntime(external_data=True)`.
+    out: made where it does not exist; None makes a new folder for temporary files, which is the caller's to remove.
+
+    Raises LoweringError listing every node that the target does not take, before anything is written.
+    """
+    backend = resolve(target)
+    if passes := backend.passes():
+        program = PassManager(passes, progress=False).run(program).program
+    refused = backend.unsupported(program)
+    if refused:
+        listed = "\n    ".join(map(str, refused[:_LISTED]))
+        more = f"\n    and {len(refused) - _LISTED} more" if len(refused) > _LISTED else ""
+        raise LoweringError(f"target {backend.name!r} does not take {len(refused)} nodes", found=listed + more)
+    folder = Path(tempfile.mkdtemp(prefix="tersor-")) if out is None else Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    return backend.emit(program, folder)
+
+
+def compress(
+    model: nn.Module | Program,
+    args: Sequence[Any] | Tensor = (),
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    target: str | Backend = "onnxruntime",
+    calibration: Iterable[Any] | None = None,
+    passes: Sequence[Pass] | None = None,
+    dynamic: Dynamic | None = None,
+    out: str | Path | None = None,
+) -> Artifact:
+    """Trace a model, compress it and lower it.
+
+    model, args, kwargs, dynamic: as for `trace`; a Program is taken as it is.
+    calibration: batches for post-training quantization, each what the model is called with. None calibrates on the
+        example alone, which is enough to try things out and too little to ship.
+    passes: what to run instead of `Quantize(INT8)`.
+
+    Raises TraceError, CalibrationError, PassError or LoweringError.
+    """
+    backend = resolve(target)
+    program = model if isinstance(model, Program) else trace(model, args, kwargs, dynamic)
+    if passes is None:
+        passes = [Quantize(calibration=_example(program) if calibration is None else calibration)]
+    return lower(PassManager(passes).run(program).program, backend, out)
+
+
+def _example(program: Program) -> list[Any]:
+    from tersor.ir.example import example_of
+
+    inputs = iter(example_of(program))
+    args = program.signature.args.unflatten(inputs)
+    kwargs = program.signature.kwargs.unflatten(inputs)
+    named = dict(zip(program.signature.parameters, args, strict=False))
+    return [{**named, **kwargs} if kwargs else tuple(args)]

@@ -1,0 +1,143 @@
+"""Recipes: a readable list of passes with their options, checked against each pass's own dataclass.
+
+    passes:
+      - canonicalize
+      - quantize: {scheme: int8, observer: mse}
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import sys
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tersor.ir.errors import RecipeError
+from tersor.ir.quantization import SCHEMES, Scheme
+from tersor.ir.registry import unknown
+from tersor.passes.base import Pass
+from tersor.passes.registry import PASSES
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+READY = Path(__file__).parent / "recipes"
+"""The folder of ready-made recipes, which are known by the name of their file."""
+
+_DATA = ("calibration", "batches")
+
+
+def ready_recipes() -> list[str]:
+    """The names of the ready-made recipes."""
+    return sorted(path.stem for path in READY.glob("*.yaml"))
+
+
+def load_recipe(where: str | Path, calibration: Iterable[Any] | None = None) -> list[Pass]:
+    """Read a recipe: a YAML or TOML file, or the name of a ready-made one.
+
+    calibration: the data for passes that take any.
+
+    Raises RecipeError where the file is missing or malformed, or a pass, option or value is not known.
+    """
+    path = Path(where)
+    if path.suffix not in (".yaml", ".yml", ".toml"):
+        if str(where) not in ready_recipes():
+            raise unknown("recipe", str(where), ready_recipes())
+        path = READY / f"{where}.yaml"
+    return build_passes(_read(path), calibration, str(path))
+
+
+def build_passes(recipe: Any, calibration: Iterable[Any] | None = None, where: str = "recipe") -> list[Pass]:
+    """The passes of a recipe that was read already. Raises RecipeError."""
+    if not isinstance(recipe, Mapping) or not isinstance(recipe.get("passes"), list):
+        raise RecipeError(f"{where}: not a recipe", expected="a mapping with a list of passes under `passes`")
+    extra = sorted(set(recipe) - {"passes", "name", "description"})
+    if extra:
+        raise unknown(f"entry of a recipe ({where})", str(extra[0]), ["passes", "name", "description"])
+    return [_build(entry, calibration, f"{where}, pass {i}") for i, entry in enumerate(recipe["passes"], start=1)]
+
+
+def _read(path: Path) -> Any:
+    try:
+        text = path.read_text(encoding="utf-8")
+        return tomllib.loads(text) if path.suffix == ".toml" else yaml.safe_load(text)
+    except OSError as error:
+        raise RecipeError(f"{path} cannot be read: {error.strerror}") from error
+    except (yaml.YAMLError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path} is malformed", found=" ".join(str(error).split())) from error
+
+
+def _build(entry: Any, calibration: Iterable[Any] | None, where: str) -> Pass:
+    name, options = entry, {}
+    if isinstance(entry, Mapping) and len(entry) == 1:
+        ((name, options),) = entry.items()
+        options = {} if options is None else options
+    if not isinstance(name, str) or not isinstance(options, Mapping):
+        raise RecipeError(f"{where}: not a pass", expected="`name`, or `name: {option: value}`", found=repr(entry))
+    kind = PASSES.find(name)
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    hints = typing.get_type_hints(kind)
+    values: dict[str, Any] = {}
+    for option, value in options.items():
+        if option not in fields or option in _DATA:
+            raise unknown(f"option of {name} ({where})", str(option), [f for f in fields if f not in _DATA])
+        values[option] = convert(value, hints[option], f"{where}, {name}.{option}")
+    values |= {field: calibration for field in fields if field in _DATA and calibration is not None}
+    try:
+        return kind(**values)
+    except (TypeError, ValueError) as error:
+        raise RecipeError(f"{where}, {name}: {error}") from error
+
+
+def convert(value: Any, hint: Any, where: str) -> Any:
+    """A value from a file as the type that a field declares. Raises RecipeError."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in arguments:
+            return None
+        (hint, *_) = [argument for argument in arguments if argument is not type(None)]
+        return convert(value, hint, where)
+    if origin is tuple:
+        items = value if isinstance(value, list) else [value]
+        return tuple(convert(item, arguments[0], where) for item in items)
+    if hint is Scheme and isinstance(value, str):
+        if value not in SCHEMES:
+            raise unknown(f"scheme ({where})", value, sorted(SCHEMES))
+        return SCHEMES[value]
+    if isinstance(hint, type) and issubclass(hint, enum.Enum):
+        if value not in [member.value for member in hint]:
+            raise unknown(f"{hint.__name__} ({where})", str(value), [str(member.value) for member in hint])
+        return hint(value)
+    if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
+        return _dataclass(value, hint, where)
+    return _plain(value, hint, where)
+
+
+def _dataclass(value: Mapping[str, Any], hint: Any, where: str) -> Any:
+    hints = typing.get_type_hints(hint)
+    names = [field.name for field in dataclasses.fields(hint)]
+    for key in value:
+        if key not in names:
+            raise unknown(f"field of {hint.__name__} ({where})", str(key), names)
+    try:
+        return hint(**{key: convert(item, hints[key], f"{where}.{key}") for key, item in value.items()})
+    except ValueError as error:
+        raise RecipeError(f"{where}: {error}") from error
+
+
+def _plain(value: Any, hint: Any, where: str) -> Any:
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if hint in (bool, int, float, str):
+        if type(value) is not hint:
+            raise RecipeError(f"{where}: wrong type", expected=hint.__name__, found=repr(value))
+        return value
+    raise RecipeError(f"{where} cannot be given in a recipe", found=repr(value), hint="build the pass in Python")

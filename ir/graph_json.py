@@ -7,6 +7,7 @@ list, or an object with one key that says what it is: {"node": "conv2d"}, {"dtyp
 
 from __future__ import annotations
 
+import keyword
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -30,7 +31,7 @@ _CONSTANTS: dict[type, dict[str, Any]] = {
 }
 _KINDS = {kind.__name__: values for kind, values in _CONSTANTS.items()}
 _DEVICE = re.compile(r"[a-z]+(:\d{1,3})?")
-_TENSOR_NAME = re.compile(r"[^\W\d]\w*(\.\w+)*")
+_TENSOR_NAME = re.compile(r"\w+(\.\w+)*", re.ASCII)
 
 
 def dtype_name(dtype: torch.dtype) -> str:
@@ -123,6 +124,9 @@ def graph_from_json(nodes: Sequence[Mapping[str, Any]], tensors: Mapping[str, to
         if node.op == "get_attr" and node.target not in tensors:
             raise ArchiveError("the node reads a tensor that the file does not hold", node=node, found=node.target)
         known[node.name] = node
+    inputs = [str(node.target) for node in graph.find_nodes(op="placeholder")]
+    if len({"self", *inputs}) != len(inputs) + 1:
+        raise ArchiveError("two inputs have one name, or one is named self", found=", ".join(inputs))
     return graph
 
 
@@ -130,7 +134,7 @@ def _read_node(graph: fx.Graph, data: Mapping[str, Any], known: Mapping[str, fx.
     name, op, target = str(data["name"]), str(data["op"]), str(data["target"])
     args = tuple(_read_argument(value, known, name) for value in data.get("args", ()))
     kwargs = {key: _read_argument(value, known, name) for key, value in data.get("kwargs", {}).items()}
-    if not all(key.isidentifier() for key in kwargs):  # keyword names stand as they are in the code that fx generates
+    if not all(map(_is_identifier, kwargs)):
         raise ArchiveError("a keyword is not an identifier", node=name, found=sorted(kwargs))
     node = graph.create_node(op, _read_target(op, target, name), args, kwargs, name)
     if node.name != name:
@@ -144,13 +148,18 @@ def _read_node(graph: fx.Graph, data: Mapping[str, Any], known: Mapping[str, fx.
 
 
 def _read_target(op: str, target: str, name: str) -> Any:
-    """What a node's target text stands for. Names of inputs and tensors go into generated code, so they are checked."""
+    """What a node's target text stands for."""
     if op == "call_function":
         return _read_function(target, name)
-    legal = {"placeholder": target.isidentifier(), "get_attr": is_tensor_name(target), "output": target == "output"}
+    legal = {"placeholder": _is_identifier(target), "get_attr": is_tensor_name(target), "output": target == "output"}
     if not legal.get(op, False):
         raise ArchiveError(f"a node cannot be {op} of {target!r}", node=name)
     return target
+
+
+def _is_identifier(text: str) -> bool:
+    """Names of inputs and of keywords stand as they are in the code that fx generates, so nothing else may."""
+    return text.isascii() and text.isidentifier() and not keyword.iskeyword(text)
 
 
 def _read_function(target: str, name: str) -> Any:

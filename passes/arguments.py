@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 from torch import fx
 from torch._ops import OpOverload
 
 
-@lru_cache(maxsize=None)
+@cache
 def defaults(target: OpOverload) -> dict[str, Any]:
     """Each argument's default by its name, in order; None where it has none."""
     return {argument.name: argument.default_value for argument in target._schema.arguments}
 
 
-@lru_cache(maxsize=None)
+@cache
 def _place(target: OpOverload, name: str) -> int:
     return list(defaults(target)).index(name)
 

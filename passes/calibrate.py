@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -59,12 +60,12 @@ class Calibrate(Pass):
             raise PassError("there is nothing to calibrate", hint="run InsertFakeQuant before, or Quantize for both")
         activations = [node for node in observers if program.constant(node.args[0]) is None]
         constants = [node for node in observers if program.constant(node.args[0]) is not None]
-        statistics, batches = self._collect(program, activations) if activations else ({}, 0)
         grids: dict[str, tuple[str, str]] = {}
-        for node in activations:
-            self._place(program, node, grids, lambda n: self._activation_grid(statistics, n))
         for node in constants:
             self._place(program, node, grids, lambda n: self._constant_grid(program, n))
+        statistics, batches = self._collect(program, activations) if activations else ({}, 0)
+        for node in activations:
+            self._place(program, node, grids, lambda n: self._activation_grid(statistics, n))
         biases = _quantize_biases(program)
         notes = (f"{batches} batches, {self.observer.value}" if activations else "weights only",)
         return PassResult(program, True, (*notes, f"{len(grids)} grids, {biases} biases"))
@@ -224,4 +225,5 @@ def flat_inputs(program: Program, batches: Iterable[Any]) -> Iterator[list[Tenso
 
 
 def _length(batches: Iterable[Any]) -> int | None:
-    return len(batches) if hasattr(batches, "__len__") else None
+    length = operator.length_hint(batches, -1)
+    return length if length >= 0 else None

@@ -217,6 +217,8 @@ def mask_of_everything(context: Context, node: fx.Node) -> fx.Node | None:
         return None
     given = node.args, node.kwargs
     set_argument(node, "attn_mask", None)
+    if node.args[3:] == (None,):
+        node.args = node.args[:3]
     if not same(context.program, node.meta[KEY], infer(context.program, node)):
         node.args, node.kwargs = given
         return None

@@ -17,9 +17,7 @@ from .progress import track
 
 aten = torch.ops.aten
 
-_READS_STRIDES = frozenset(
-    {aten.as_strided.default, aten.as_strided_copy.default, aten.as_strided_scatter.default}
-)
+_READS_STRIDES = frozenset({aten.as_strided.default, aten.as_strided_copy.default, aten.as_strided_scatter.default})
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from tersor.ir.quantization import INT8, Granularity, QuantType, Scheme
 from tersor.ir.stage import Stage
 
 from .base import Pass, PassResult, Promise
-from .placement import Coverage, Place, place
-from .roles import WEIGHTS, Role
+from .placement import Coverage, Place, matches, operator_of, place
+from .roles import WEIGHTS, Role, role_of
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,7 @@ class InsertFakeQuant(Pass):
 
     def run(self, program: Program) -> PassResult:
         """Insert the observers."""
+        self._refuse_unmatched(program)
         plan = place(program, self.coverage, self.operators, self.skip)
         if not any(role is Role.COMPUTE for role in plan.quantized.values()):
             raise PassError(
@@ -64,6 +65,16 @@ class InsertFakeQuant(Pass):
                 self._observe_weight(program, node, weights)
         kinds = ", ".join(f"{count} {name}" for name, count in _counts(list(plan.quantized)).items())
         return PassResult(program, True, (f"quantizes {kinds}", f"{len(plan.places)} activations on grids"))
+
+    def _refuse_unmatched(self, program: Program) -> None:
+        calls = [node for node in program.graph.nodes if node.op == "call_function"]
+        for name in self.operators:
+            if not any(operator_of(node) == name for node in calls):
+                known = sorted({operator_of(node) for node in calls if role_of(program, node) is not Role.FLOAT})
+                raise PassError(f"operators={name!r} is not in the program", expected=f"among {', '.join(known)}")
+        for pattern in self.skip:
+            if not any(matches(node, pattern) for node in calls):
+                raise PassError(f"skip={pattern!r} matches no node and no module", hint="see `print(program)`")
 
     def _observe_activation(self, program: Program, spot: Place) -> None:
         users = tuple(spot.node.users) if spot.users is None else spot.users
@@ -101,6 +112,6 @@ def _last_input(node: fx.Node) -> fx.Node:
 def _counts(nodes: list[fx.Node]) -> dict[str, int]:
     counts: dict[str, int] = {}
     for node in nodes:
-        name = str(getattr(node.target, "_opname", node.target))
+        name = operator_of(node)
         counts[name] = counts.get(name, 0) + 1
     return counts

@@ -29,7 +29,7 @@ _WITHOUT_EFFECT = frozenset({"pin_memory", "non_blocking", "cudnn_enable", "cudn
 
 @dataclass(frozen=True)
 class Wildcard:
-    """Stands in a pattern's arguments for any constant: any int, or (`kind` is float) any int or float. Never a bool."""
+    """Stands in a pattern's arguments for any constant of its kind: an int, or a float (or int); never a bool."""
 
     name: str
     kind: type[int] | type[float]
@@ -131,7 +131,7 @@ def _bind_outputs(outputs: tuple[fx.Node, ...], anchor: fx.Node | None, binding:
 
 
 def _candidates(wanted: fx.Node, binding: _Binding) -> Iterable[fx.Node]:
-    """The calls of `wanted`'s operator that are reached from bound nodes in no more steps than the pattern has nodes."""
+    """The calls of `wanted`'s operator that bound nodes lead to, in no more steps than the pattern has nodes."""
     if wanted in binding.nodes:
         return [binding.nodes[wanted]]
     reached = dict.fromkeys(binding.nodes.values())

@@ -17,7 +17,7 @@ from tersor.ir.quantization import Observer, QuantType
 
 BINS = 8192
 _MASKED = 1e30
-_CANDIDATES = 100
+_SHARES = [1 - 0.9 * step / 100 for step in range(100)]
 _MOMENTUM = 0.1
 
 
@@ -56,7 +56,9 @@ class Statistics:
         if self.observer not in (Observer.MIN_MAX, Observer.MOVING_AVERAGE):
             self._widen(max(abs(low), abs(high)))
             if self.limit:
-                self.counts += torch.histc(values, BINS, -self.limit, self.limit).double()
+                # Scaling by a power of two and flooring are exact, so that doubling the width merges bins exactly.
+                bins = torch.floor(values * (BINS / 2 / self.limit)).long() + BINS // 2
+                self.counts += torch.bincount(bins, minlength=BINS).double()
 
     def range(self, kind: QuantType, percentile: float) -> Range:
         """The range that the observer chooses; it holds zero. Raises CalibrationError where nothing was seen."""
@@ -77,9 +79,9 @@ class Statistics:
             self.low, self.high = min(self.low, low), max(self.high, high)
 
     def _widen(self, largest: float) -> None:
-        if largest <= self.limit or largest == 0:
+        if largest < self.limit or largest == 0:
             return
-        limit = 2.0 ** math.ceil(math.log2(largest))
+        limit = 2.0 ** math.frexp(largest)[1]
         while self.limit and self.limit < limit:
             quarter = BINS // 4
             merged = self.counts.reshape(-1, 2).sum(dim=1)
@@ -105,14 +107,9 @@ class Statistics:
         used = self.counts > 0
         centers, counts = self._centers()[used], self.counts[used]
         cost = _squared_error if self.observer is Observer.MSE else _divergence
-        best, least = full, math.inf
-        for step in range(_CANDIDATES):
-            shrink = 1 - step / _CANDIDATES * 0.9
-            candidate = Range(full.low * shrink, full.high * shrink)
-            found = cost(centers, counts, candidate, kind)
-            if found < least:
-                best, least = candidate, found
-        return best
+        candidates = [Range(full.low * share, full.high * share) for share in _SHARES]
+        costs = [cost(centers, counts, candidate, kind) for candidate in candidates]
+        return candidates[costs.index(min(costs))]
 
 
 def _without_masks(values: Tensor) -> Tensor:
@@ -139,18 +136,13 @@ def grid(span: Range, kind: QuantType) -> tuple[float, int]:
     return scale, max(kind.qmin, min(kind.qmax, zero_point))
 
 
-def _on_grid(centers: Tensor, span: Range, kind: QuantType) -> Tensor:
-    scale, zero_point = grid(span, kind)
-    return (torch.clamp(torch.round(centers / scale) + zero_point, kind.qmin, kind.qmax) - zero_point) * scale
-
-
 def _squared_error(centers: Tensor, counts: Tensor, span: Range, kind: QuantType) -> float:
+    """Rounding costs a twelfth of a squared step; beyond the grid the distance to its end counts."""
     scale, zero_point = grid(span, kind)
-    low, high = (kind.qmin - zero_point - 0.5) * scale, (kind.qmax - zero_point + 0.5) * scale
-    clipped = (centers < low) | (centers > high)
-    error = (centers - _on_grid(centers, span, kind)).square()
-    error = torch.where(clipped, error, torch.full_like(error, scale * scale / 12))
-    return float((error * counts).sum())
+    low, high = (kind.qmin - zero_point) * scale, (kind.qmax - zero_point) * scale
+    beyond = (centers - centers.clamp(low - scale / 2, high + scale / 2)).abs()
+    clipped = torch.where(beyond > 0, (beyond + scale / 2).square(), scale * scale / 12)
+    return float(clipped @ counts)
 
 
 def _divergence(centers: Tensor, counts: Tensor, span: Range, kind: QuantType) -> float:

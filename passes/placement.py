@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 
 from torch import fx
 
+from tersor.ir.origin import Origin
 from tersor.ir.program import Program
 
 from .roles import FAST_LOOKUPS, SLOW_IN_INTEGER, WEIGHTS, Role, operands, role_of
@@ -167,10 +168,19 @@ class _Placer:
             self.parent[right] = left
 
 
-def _chosen(node: fx.Node, operators: Sequence[str], skip: Sequence[str]) -> bool:
-    operator_name = str(getattr(node.target, "_opname", node.target))
-    origin = node.meta.get("origin")
+def operator_of(node: fx.Node) -> str:
+    """The operator's name without namespace and overload: `conv2d`."""
+    return str(getattr(node.target, "_opname", node.target))
+
+
+def matches(node: fx.Node, pattern: str) -> bool:
+    """Whether a regular expression matches the node's name, or the path of the module that it came from, whole."""
+    origin = Origin.of(node)
     names = (node.name, origin.module if origin is not None else "")
-    if operators and operator_name not in operators:
+    return any(re.fullmatch(pattern, name) for name in names if name)
+
+
+def _chosen(node: fx.Node, operators: Sequence[str], skip: Sequence[str]) -> bool:
+    if operators and operator_of(node) not in operators:
         return False
-    return not any(re.fullmatch(pattern, name) for pattern in skip for name in names if name)
+    return not any(matches(node, pattern) for pattern in skip)

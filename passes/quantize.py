@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -60,7 +61,7 @@ class _Replay:
         self._batches: Iterable[Any] | None = batches
         self._keep = keep
         self._kept: list[Any] = []
-        self._length = len(batches) if hasattr(batches, "__len__") else None
+        self._length = operator.length_hint(batches)
 
     def __iter__(self) -> Iterator[Any]:
         if self._batches is None:
@@ -72,9 +73,7 @@ class _Replay:
                 self._kept.append(batch)
             yield batch
 
-    def __len__(self) -> int:
-        if self._length is None:
-            raise TypeError("the number of batches is not known")
+    def __length_hint__(self) -> int:
         return self._length
 
     def __str__(self) -> str:

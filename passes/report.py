@@ -65,7 +65,7 @@ class Report:
             table.add_row(
                 row.name, row.promise, str(row.nodes), quantity(row.macs), quantity(row.bytes, "B"),
                 decibels(row.sqnr), decibels(row.sqnr_total), f"{row.seconds:.2f} s",
-                "; ".join(row.notes) or ("" if row.modified else "nothing to do"),
+                "; ".join(row.notes) or ("" if row.modified or not row.promise else "nothing to do"),
             )  # fmt: skip
         return table
 

@@ -147,7 +147,8 @@ def trace_pattern(function: Callable[..., Any], examples: Mapping[str, Any]) -> 
     def traced(varied: str | None) -> fx.Graph:
         constants = {name: pair[1 if name == varied else 0] for name, pair in values.items()}
         mode = FakeTensorMode(allow_non_fake_inputs=True)
-        fakes = [mode.from_tensor(tensor) for tensor in tensors.values()]
+        with mode:  # empty_like: one example may be given for several parameters
+            fakes = [torch.empty_like(mode.from_tensor(tensor)) for tensor in tensors.values()]
         return _trace(
             lambda *given: function(**dict(zip(tensors, given, strict=True)), **constants), fakes, function.__name__
         ).graph
@@ -155,9 +156,9 @@ def trace_pattern(function: Callable[..., Any], examples: Mapping[str, Any]) -> 
     graph = traced(None)
     for card in wildcards:
         _mark(graph, traced(card.name), card, values[card.name], function.__name__)
-    _check_pattern(graph, function.__name__)
     for node, name in zip(graph.find_nodes(op="placeholder"), tensors, strict=True):
         node.target = name
+    _check_pattern(graph, function.__name__)
     return Pattern(graph)
 
 
@@ -210,7 +211,7 @@ def _check_pattern(graph: fx.Graph, name: str) -> None:
         if node.op == "get_attr":
             raise PassError(f"{name} makes a tensor of its own", hint="make it a parameter: it matches any tensor")
         if node.op == "placeholder" and not node.users:
-            raise PassError(f"{name} does not use its parameter {node.name}")
+            raise PassError(f"{name} does not use its parameter {node.target!r}")
     returned: Any = graph.output_node().args[0]
     for value in returned:
         if not isinstance(value, fx.Node) or value.op != "call_function":

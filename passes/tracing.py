@@ -1,4 +1,4 @@
-"""A Python function as ATen operators, in the form that the IR has: functional, views as reshape, nothing decomposed."""
+"""A Python function as ATen operators, in the form that the IR has: functional, views as reshape, whole operators."""
 
 from __future__ import annotations
 
@@ -22,9 +22,7 @@ _SAME_AS = {
 }
 
 
-def trace_function(
-    function: Callable[..., Any], inputs: Sequence[Tensor], *, composite: bool = True
-) -> fx.GraphModule:
+def trace_function(function: Callable[..., Any], inputs: Sequence[Tensor], *, composite: bool = True) -> fx.GraphModule:
     """Trace a function of tensors.
 
     inputs: fake tensors of one mode, no two of them the same object; sizes that are symbols stay symbols, others are

@@ -1,0 +1,1 @@
+"""Emission of ONNX: what every target that reads ONNX shares."""

@@ -1,0 +1,226 @@
+"""What emission rules build with: operators, constants, sizes, casts, and values that stay on an integer grid."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import onnx
+import torch
+from torch import Tensor, fx
+
+from tersor.ir.program import Program
+from tersor.ir.shapes import KEY
+
+from .dtypes import element_type, tensor_proto
+
+Dim = Any
+"""A size: an int, or a torch.SymInt."""
+
+
+class Value(str):
+    """The name of an ONNX value that stands for a node of the program, with the node's type."""
+
+    fake: Any
+    constant: bool
+
+    def __new__(cls, name: str, fake: Any, constant: bool = False) -> Value:
+        value = super().__new__(cls, name)
+        value.fake, value.constant = fake, constant
+        return value
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The element type; a symbolic size is int64."""
+        dtype: torch.dtype = self.fake.dtype if isinstance(self.fake, Tensor) else torch.int64
+        return dtype
+
+    @property
+    def shape(self) -> tuple[Dim, ...]:
+        """The sizes, of which some may be torch.SymInt."""
+        return tuple(self.fake.shape) if isinstance(self.fake, Tensor) else ()
+
+    @property
+    def rank(self) -> int:
+        return len(self.shape)
+
+
+@dataclass(frozen=True)
+class QuantParameters:
+    """The names of an activation's scale and zero point, as QuantizeLinear reads them."""
+
+    scale: str
+    zero_point: str
+
+
+@dataclass(frozen=True)
+class Tail:
+    """A movement that ends what was emitted for a node: `operator(source, *rest)`."""
+
+    operator: str
+    source: str
+    rest: tuple[str, ...]
+
+
+@dataclass
+class Builder:
+    """The ONNX graph while it is built, and the node that is being emitted.
+
+    quantized: the value on a grid -> its parameters. `move` keeps such a value on its grid where `integer` says
+    that an integer kernel will read the result.
+    tails: see `end_with_move`.
+    """
+
+    program: Program
+    opset: int
+    nodes: list[onnx.NodeProto] = field(default_factory=list)
+    initializers: dict[str, Callable[[], onnx.TensorProto]] = field(default_factory=dict)
+    quantized: dict[str, QuantParameters] = field(default_factory=dict)
+    tails: dict[fx.Node, Tail] = field(default_factory=dict)
+    integer: bool = False
+    _names: set[str] = field(default_factory=set)
+    _constants: dict[tuple[Any, ...], str] = field(default_factory=dict)
+    _node: fx.Node | None = None
+
+    # -- the node that is being emitted ----------------------------------------------------------------------------
+
+    @property
+    def node(self) -> fx.Node:
+        """The program's node that is being emitted."""
+        assert self._node is not None
+        return self._node
+
+    def begin(self, node: fx.Node, *, integer: bool) -> None:
+        """Emit for this node from now on."""
+        self._node, self.integer = node, integer
+
+    @property
+    def result(self) -> Value:
+        """The type of the node that is being emitted, under its name."""
+        return Value(self.node.name, self.node.meta[KEY])
+
+    # -- operators -------------------------------------------------------------------------------------------------
+
+    def op(self, operator: str, *inputs: str | None, **attributes: Any) -> str:
+        """Add an operator with one output; returns the output's name. An input None is left out."""
+        return self.op_many(operator, 1, *inputs, **attributes)[0]
+
+    def op_many(self, operator: str, outputs: int, *inputs: str | None, **attributes: Any) -> tuple[str, ...]:
+        """Add an operator with several outputs."""
+        name = self.unique(f"{self.node.name}/{operator}")
+        names = (name,) if outputs == 1 else tuple(self.unique(f"{name}.{index}") for index in range(outputs))
+        given = [str(value) if value is not None else "" for value in inputs]
+        while given and not given[-1]:
+            given.pop()
+        set_attributes = {key: value for key, value in attributes.items() if value is not None}
+        self.nodes.append(onnx.helper.make_node(operator, given, names, name=name, **set_attributes))
+        return names
+
+    def unique(self, name: str) -> str:
+        """The name, with a number where it is taken."""
+        found, count = name, 0
+        while found in self._names:
+            count += 1
+            found = f"{name}_{count}"
+        self._names.add(found)
+        return found
+
+    # -- moves -----------------------------------------------------------------------------------------------------
+
+    def move(self, operator: str, x: str, *rest: str | None, **attributes: Any) -> str:
+        """An operator that moves or selects values, so that its result is on the grid of `x`."""
+        return self.stay(x, self.op(operator, x, *rest, **attributes))
+
+    def stay(self, source: str, moved: str) -> str:
+        """Quantize what was moved from a value on a grid by the same parameters, which changes no value.
+
+        Runtimes need both sides of a move quantized to run it, and what follows, in integer.
+        """
+        parameters = self.quantized.get(source)
+        return moved if parameters is None or not self.integer else self.on_grid(moved, parameters)
+
+    def on_grid(self, x: str, parameters: QuantParameters, clip: tuple[str, str] | None = None) -> str:
+        """Quantize and dequantize; `clip` names the bounds of the stored values where the type's own do not do."""
+        steps = self.op("QuantizeLinear", x, parameters.scale, parameters.zero_point)
+        if clip is not None:
+            steps = self.op("Clip", steps, *clip)
+        value = self.op("DequantizeLinear", steps, parameters.scale, parameters.zero_point)
+        self.quantized[value] = parameters
+        return value
+
+    def end_with_move(self, operator: str, source: str, *rest: str) -> str:
+        """A move as the last operator of a node. Where the node's result is quantized next, `source` is, before it."""
+        self.tails[self.node] = Tail(operator, source, rest)
+        return self.op(operator, source, *rest)
+
+    # -- constants -------------------------------------------------------------------------------------------------
+
+    def constant(self, tensor: Tensor, name: str | None = None) -> str:
+        """A constant; equal unnamed ones are stored once."""
+        if name is not None:
+            return self.initializer(name, lambda stored: tensor_proto(stored, tensor))
+        key = (tensor.dtype, tuple(tensor.shape), tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+        if key not in self._constants:
+            stored = self.unique(f"constant_{len(self._constants)}")
+            self._constants[key] = stored
+            self.initializers[stored] = lambda: tensor_proto(stored, tensor)
+        return self._constants[key]
+
+    def initializer(self, name: str, make: Callable[[str], onnx.TensorProto]) -> str:
+        """A stored tensor that is made only if something reads it; returns its name."""
+        stored = self.unique(name)
+        self.initializers[stored] = lambda: make(stored)
+        return stored
+
+    def number(self, value: complex, dtype: torch.dtype) -> str:
+        """A scalar constant."""
+        return self.constant(torch.tensor(value, dtype=dtype))
+
+    def ints(self, *values: int) -> str:
+        """A constant int64 vector."""
+        return self.constant(torch.tensor(values, dtype=torch.int64))
+
+    # -- types -----------------------------------------------------------------------------------------------------
+
+    def cast(self, x: str, dtype: torch.dtype) -> str:
+        """Convert to a dtype; nothing where `x` is known to have it."""
+        if isinstance(x, Value) and x.dtype == dtype:
+            return x
+        return self.op("Cast", x, to=element_type(dtype))
+
+    def operand(self, x: Any, dtype: torch.dtype) -> str:
+        """A tensor, a symbolic size or a Python number as a value of that dtype."""
+        return self.cast(x, dtype) if isinstance(x, Value) else self.number(x, dtype)
+
+    def promoted(self, *operands: Any) -> tuple[torch.dtype, list[str]]:
+        """The operands converted to the dtype that ATen promotes them to."""
+        samples = [x.fake if isinstance(x, Value) and isinstance(x.fake, Tensor) else _sample(x) for x in operands]
+        dtype = torch.result_type(samples[0], samples[1])
+        return dtype, [self.operand(x, dtype) for x in operands]
+
+    # -- sizes -----------------------------------------------------------------------------------------------------
+
+    def shape(self, x: str, start: int | None = None, end: int | None = None) -> str:
+        """Some of a value's sizes, as an int64 vector."""
+        return self.op("Shape", x, start=start, end=end)
+
+    def sizes(self, values: Sequence[Any]) -> str:
+        """Sizes, of which some may be symbolic, as an int64 vector."""
+        if all(isinstance(value, int) for value in values):
+            return self.ints(*values)
+        parts = [self.ints(v) if isinstance(v, int) else self.op("Unsqueeze", v, self.ints(0)) for v in values]
+        return parts[0] if len(parts) == 1 else self.op("Concat", *parts, axis=0)
+
+    def same_size(self, left: Any, right: Any) -> bool:
+        """Whether two sizes, each an int, a torch.SymInt or a Value of one, are known to be equal."""
+        expression = self.program.shapes.expression
+        return expression(_size(left)) == expression(_size(right))
+
+
+def _size(value: Any) -> Any:
+    return value.fake if isinstance(value, Value) else value
+
+
+def _sample(value: Any) -> Any:
+    return 1 if isinstance(value, Value) else value

@@ -1,17 +1,18 @@
-"""Dynamic dimensions, from the names that a user gives to what torch.export takes and back."""
+"""The inputs of one trace by name, and which of their dimensions are dynamic."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import sympy
 import torch
-from torch import Tensor, fx, nn
-from torch.export import Dim, ExportedProgram
-from torch.export.graph_signature import InputKind
+from torch import Tensor, nn
+from torch.export import Dim
+from torch.utils._sympy.value_ranges import ValueRanges
 
-from tersor.ir.errors import TraceError
+from tersor.ir.errors import SignatureError, TraceError
 from tersor.ir.signature import Dim as Size
 from tersor.ir.signature import Range
 from tersor.ir.structure import flatten
@@ -21,106 +22,116 @@ Dynamic = Mapping[str, Mapping[int, str]]
 
 
 class DynamicDims:
-    """The inputs of one trace by name, and which of their dimensions are dynamic."""
+    """The example inputs, flat and by name, with the names of their dynamic dimensions.
 
-    def __init__(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic: Dynamic) -> None:
+    example: the input tensors in order; structure: how `(args, kwargs)` nests them; names: a dotted path for each.
+
+    Raises TraceError where an input is no tensor, constant or container, or `dynamic` does not fit the inputs.
+    """
+
+    def __init__(self, model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], dynamic: Dynamic) -> None:
         self.parameters = _parameter_names(model, len(args))
         positional = dict(zip(self.parameters, args, strict=False))
-        self._nested = {**positional, **kwargs}
-        tensors, structure = flatten(self._nested)
-        self.names = list(structure.paths())
+        twice = sorted(positional.keys() & kwargs.keys())
+        if twice:
+            raise TraceError(f"input {twice[0]!r} is given by position and by name", hint="give it once")
+        try:
+            tensors, by_name = flatten({**positional, **kwargs})
+            _, self.structure = flatten((args, dict(kwargs)))
+        except SignatureError as error:
+            raise TraceError(f"input {error.what}", expected=error.expected, found=error.found) from None
+        self.example = tuple(tensor.detach() for tensor in tensors)
+        self.names = list(by_name.paths())
         self.dynamic = {name: dict(dims) for name, dims in dynamic.items()}
-        self._check(dict(zip(self.names, tensors, strict=True)))
+        self._check(dict(zip(self.names, self.example, strict=True)))
 
     def _check(self, tensors: Mapping[str, Tensor]) -> None:
+        sizes: dict[str, int] = {}
         for name, dims in self.dynamic.items():
             if name not in tensors:
                 raise TraceError(
-                    f"dynamic= names {name!r}, which is not an input",
-                    expected=f"one of {', '.join(tensors)}",
-                    found=name,
+                    f"dynamic= names {name!r}, which is not an input", expected=f"one of {', '.join(tensors)}"
                 )
-            for dim, label in dims.items():
-                if not -1 < dim < tensors[name].dim():
-                    raise TraceError(
-                        f"input {name!r} has no dimension {dim}",
-                        expected=f"0 to {tensors[name].dim() - 1}",
-                        found=dim,
-                    )
+            for place, label in dims.items():
+                if not -1 < place < tensors[name].dim():
+                    expected = f"0 to {tensors[name].dim() - 1}" if tensors[name].dim() else "an input with dimensions"
+                    raise TraceError(f"input {name!r} has no dimension {place}", expected=expected, found=place)
                 if not label.isidentifier():
                     raise TraceError("a dimension's name must be an identifier", found=repr(label))
+                size = tensors[name].shape[place]
+                if sizes.setdefault(label, size) != size:
+                    raise TraceError(
+                        f"dimension {place} of {name!r} is named {label!r} as another that has a different size",
+                        expected=sizes[label],
+                        found=size,
+                        hint="dimensions of one name have one size: name this one differently",
+                    )
 
     def shape(self, name: str, tensor: Tensor) -> tuple[Size, ...]:
         """The sizes of an input, dynamic ones as names."""
         dims = self.dynamic.get(name, {})
         return tuple(dims.get(place, size) for place, size in enumerate(tensor.shape))
 
-    def for_export(self, kwargs: Mapping[str, Any]) -> Any:
-        """The `dynamic_shapes` argument of torch.export: nested as the inputs, None for what is fixed."""
-        if not self.dynamic:
-            return None
-        return {key: self._spec(key, value) for key, value in (self._nested | dict(kwargs)).items()}
+    def for_export(self) -> Any:
+        """The `dynamic_shapes` argument of torch.export for a model whose forward takes `*tensors`.
 
-    def _spec(self, path: str, value: Any) -> Any:
-        if isinstance(value, Tensor):
-            return dict.fromkeys(self.dynamic.get(path, {}), Dim.DYNAMIC)
-        if isinstance(value, Mapping):
-            return {key: self._spec(f"{path}.{key}", child) for key, child in value.items()}
-        if isinstance(value, list | tuple):
-            return type(value)(self._spec(f"{path}.{i}", child) for i, child in enumerate(value))
-        return None
+        AUTO lets torch fix a dimension without an error of its own: `ranges` tells of it in the user's words.
+        """
+        specs = tuple(dict.fromkeys(self.dynamic.get(name, {}), Dim.AUTO) for name in self.names)
+        return (specs,) if self.dynamic else None
 
-    def enlarged(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def example_for_export(self) -> tuple[Tensor, ...]:
         """The example with dynamic dimensions of size 1 doubled: torch.export takes a size of 1 for a constant."""
-        names = iter(self.names)
+        return tuple(
+            _doubled(tensor, self.dynamic.get(name, {})) for name, tensor in zip(self.names, self.example, strict=True)
+        )
 
-        def grow(value: Any) -> Any:
-            if isinstance(value, Tensor):
-                name = next(names, "")
-                for place in self.dynamic.get(name, {}):
-                    if value.shape[place] == 1:
-                        value = torch.cat([value, value], dim=place)
-                return value
-            if isinstance(value, dict):
-                return {key: grow(child) for key, child in value.items()}
-            if isinstance(value, list | tuple) and not hasattr(value, "_fields"):
-                return type(value)(grow(child) for child in value)
-            return value
-
-        return grow(args), grow(kwargs)
-
-    def ranges(self, exported: ExportedProgram) -> dict[str, Range]:
+    def ranges(
+        self, shapes: Sequence[torch.Size], bounds: Mapping[sympy.Symbol, ValueRanges[Any]]
+    ) -> dict[str, Range]:
         """The sizes that each named dimension may take, as far as the trace knows.
 
-        Raises TraceError where the model fixed a dimension that should be dynamic.
+        shapes: those of the inputs, as traced; bounds: of the symbols in them. Raises TraceError where the model fixed
+        a dimension that should be dynamic, or needs two of different names to be equal.
         """
         ranges: dict[str, Range] = {}
-        specs = {spec.arg.name: spec for spec in exported.graph_signature.input_specs}
-        nodes = [n for n in exported.graph.find_nodes(op="placeholder") if _is_tensor_input(n, specs)]
-        for name, node in zip(self.names, nodes, strict=True):
+        owners: dict[sympy.Expr, str] = {}
+        for name, shape in zip(self.names, shapes, strict=True):
             for place, label in self.dynamic.get(name, {}).items():
-                size = node.meta["val"].shape[place]
-                if isinstance(size, int):
+                size = _expression(shape[place])
+                if size.is_Integer:
                     raise TraceError(
                         f"dimension {place} of {name!r} cannot be dynamic: the model works for size {size} only",
                         hint="write the model without that size (x.shape[0] instead of a number), or leave it fixed",
                     )
-                ranges[label] = _narrowed(ranges.get(label), _range(exported, size))
+                owner = owners.setdefault(size, label)
+                if owner != label:
+                    raise TraceError(
+                        f"dimensions {owner!r} and {label!r} cannot differ: the model needs them to be equal",
+                        hint=f"give dimension {place} of {name!r} the name {owner!r} as well",
+                    )
+                ranges[label] = _narrowed(ranges.get(label), _range(bounds.get(size)))
         return ranges
 
 
-def _is_tensor_input(node: fx.Node, specs: Mapping[str, Any]) -> bool:
-    return specs[node.name].kind is InputKind.USER_INPUT and isinstance(node.meta.get("val"), Tensor)
+def _expression(size: int | torch.SymInt) -> sympy.Expr:
+    """A traced size; one that the model fixed is a number, even where it still goes by a symbol."""
+    return sympy.Integer(size) if isinstance(size, int) else size.node.expr
 
 
-def _range(exported: ExportedProgram, size: torch.SymInt) -> Range:
+def _doubled(tensor: Tensor, places: Mapping[int, str]) -> Tensor:
+    for place in places:
+        if tensor.shape[place] == 1:
+            tensor = torch.cat([tensor, tensor], dim=place)
+    return tensor
+
+
+def _range(bounds: ValueRanges[Any] | None) -> Range:
     """torch's ranges start at 2, since it reasons about 0 and 1 apart; a size of 1 runs through the same graph."""
-    bounds = exported.range_constraints.get(size.node.expr)
     if bounds is None:
         return Range()
-    low = int(bounds.lower) if bounds.lower.is_Integer else 1  # type: ignore[union-attr]  # sympy's numbers
-    upper = bounds.upper
-    high = int(upper) if upper.is_Integer and int(upper) < 2**31 else None  # type: ignore[union-attr]
+    low = int(bounds.lower) if bounds.lower.is_Integer else 1
+    high = int(bounds.upper) if bounds.upper.is_Integer and int(bounds.upper) < 2**31 else None
     return Range(1 if low <= 2 else low, high)
 
 
@@ -133,7 +144,8 @@ def _narrowed(old: Range | None, new: Range) -> Range:
 
 def _parameter_names(model: nn.Module, count: int) -> tuple[str, ...]:
     """The names of the positional parameters of the model's forward; at least `count` of them."""
-    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     parameters = inspect.signature(model.forward).parameters.values()
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     names = [parameter.name for parameter in parameters if parameter.kind in kinds]
-    return tuple(names + [f"args_{i}" for i in range(len(names), count)])
+    rest = next((p.name for p in parameters if p.kind is inspect.Parameter.VAR_POSITIONAL), "args")
+    return tuple(names + [f"{rest}_{i}" for i in range(len(names), count)])

@@ -3,45 +3,38 @@
 from __future__ import annotations
 
 import re
+import sysconfig
 import traceback
+from pathlib import Path
 
+import torch
 from torch import nn
 
+import tersor.ir
 from tersor.ir.errors import TraceError
 
-_LIBRARY = re.compile(r"[/\\]site-packages[/\\]|[/\\]torch[/\\]|[/\\]frontends[/\\]|<[^>]*>|[/\\]python3[^/\\]*[/\\]")
+_TORCH = str(Path(torch.__file__).parent)
+_OURS = (str(Path(__file__).parent), str(Path(tersor.ir.__file__).parent))
+_INSTALLED = (sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"), sysconfig.get_path("platlib"))
 
+_SHAPES = (
+    r"cannot be multiplied|same reduction dim|[Ss]ize of tensor|must match|[Ee]xpected .*(to have|dtype|channels)|"
+    r"expected input|not broadcast|[Ss]hape.*(invalid|mismatch)|is invalid for input|incompatible|dtype"
+)
 _HINTS: tuple[tuple[str, str], ...] = (
     (
         r"data-dependent|GuardOnDataDependent|Could not guard|Dynamic control flow|\.item\(\)|aten\._local_scalar_dense",
         "a Python branch or size depends on a tensor's values: write it with torch.where or masks",
     ),
-    (
-        r"not a known type|register a pytree",
-        "return tensors, tuples, lists, dicts or dataclasses registered with pytree",
-    ),
-    (
-        r"ConstraintViolation|specializ|Constraints violated",
-        "leave that dimension fixed, or write the model without its size",
-    ),
-    (
-        r"missing .* required positional|unexpected keyword|takes .* positional",
-        "give args and kwargs as the model is called",
-    ),
-    (
-        r"shapes cannot be multiplied|size of tensor|Expected .* to have|expected input",
-        "check the example's shape and dtype",
-    ),
-    (
-        r"custom op|no fake impl|Unsupported operator|FakeTensor",
-        "register a shape function with torch.library.register_fake",
-    ),
-)
+    (r"no fake impl|Unsupported operator|no meta", "register a shape function with torch.library.register_fake"),
+    (r"missing .*required|unexpected keyword|takes .* positional|got multiple values", "give args and kwargs as the model is called"),
+    (_SHAPES, "check the example's shapes and dtypes"),
+)  # fmt: skip
 
 
 def explain(error: Exception, model: nn.Module) -> TraceError:
-    """The TraceError for what torch.export raised on `model`."""
-    message = _message(error)
+    """The TraceError for what `model`, or torch.export on it, raised."""
+    message = str(error).strip() or type(error).__name__
     hint = next((hint for pattern, hint in _HINTS if re.search(pattern, message)), None)
     return TraceError(
         f"{type(model).__name__} cannot be traced: {message.splitlines()[0]}",
@@ -50,29 +43,17 @@ def explain(error: Exception, model: nn.Module) -> TraceError:
     )
 
 
-def _message(error: BaseException) -> str:
-    text = str(error).strip()
-    return text or type(error).__name__
-
-
 def _users_line(error: BaseException, message: str) -> str | None:
-    """`file:line: code` of the innermost frame that is the user's own, from the traceback or torch's own report."""
+    """`file:line, in function: code` of the frame that a person wrote, from the traceback or torch's own report.
+
+    That is the innermost outside every installed package; where there is none, the innermost outside torch.
+    """
     frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if not _LIBRARY.search(frame.filename)]
-    inside = _model_frames(frames)
-    for frame in reversed(own if inside else []):
-        if frame in inside:
-            return f"{frame.filename}:{frame.lineno}, in {frame.name}: {frame.line}"
-    reported = re.findall(r'File "([^"]+)", line (\d+), in (\S+)\n\s*(.*)', message)
-    for file, line, function, code in reversed(reported):
-        if not _LIBRARY.search(file):
-            return f"{file}:{line}, in {function}: {code}"
-    return f"{inside[-1].filename}:{inside[-1].lineno}: {inside[-1].line}" if inside else None
-
-
-def _model_frames(frames: traceback.StackSummary) -> list[traceback.FrameSummary]:
-    """The frames below the first call of a module's forward: the model, as opposed to its caller."""
-    for place, frame in enumerate(frames):
-        if frame.name in ("_call_impl", "module_call_wrapper", "call_module", "forward"):
-            return list(frames[place:])
-    return []
+    places = [(frame.filename, str(frame.lineno), frame.name, frame.line or "") for frame in frames]
+    places = re.findall(r'File "([^"]+)", line (\d+), in (\S+)\n\s*(.*)', message) + places
+    written = [place for place in places if not place[0].startswith(("<", _TORCH, *_OURS))]
+    own = [place for place in written if not place[0].startswith(_INSTALLED)]
+    if not written:
+        return None
+    file, line, function, code = (own or written)[-1]
+    return f"{file}:{line}, in {function}: {code}"

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
-from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind, TensorArgument
+from torch.export.graph_signature import InputKind, OutputKind
 
 from tersor.ir import opaque
 from tersor.ir.errors import TraceError
@@ -18,11 +19,12 @@ from tersor.ir.origin import KEY as ORIGIN
 from tersor.ir.origin import Origin
 from tersor.ir.program import HistoryEntry, Program
 from tersor.ir.signature import Signature, TensorSpec
-from tersor.ir.structure import Structure, flatten
 
 from .dynamic import Dynamic, DynamicDims
 from .export_errors import explain
+from .flat_model import PREFIX, FlatModel
 from .model_settings import settings_for_export
+from .silence import silence
 
 aten = torch.ops.aten
 
@@ -38,6 +40,7 @@ _CHECKS = {
 """Assertions about sizes; the signature checks those."""
 
 _RESHAPES = {aten.view.default: aten.reshape.default, aten._unsafe_view.default: aten.reshape.default}
+_MUTATIONS = (OutputKind.BUFFER_MUTATION, OutputKind.USER_INPUT_MUTATION, OutputKind.PARAMETER_MUTATION)
 
 
 def trace(
@@ -50,7 +53,8 @@ def trace(
 ) -> Program:
     """Trace a PyTorch model into a Program.
 
-    args, kwargs: example inputs, as the model is called; a lone tensor stands for one positional input.
+    args, kwargs: example inputs, as the model is called; a lone tensor stands for one positional input. Tensors may be
+        nested in tuples, lists, dicts, namedtuples and dataclasses; numbers, strings and None among them become fixed.
     dynamic: the dimensions that change from call to call, by input name: `{"x": {0: "batch"}}`. An input inside a
         container is named by its path, `"batch.input_ids"`.
 
@@ -60,35 +64,38 @@ def trace(
     Raises TraceError with the user's source line where torch.export cannot follow the model, or where a dimension
     that should be dynamic turns out to have one size.
     """
-    args = (args,) if isinstance(args, Tensor) else tuple(args)
-    kwargs = dict(kwargs or {})
     if not isinstance(model, nn.Module):
         raise TraceError("only a torch.nn.Module can be traced", expected="torch.nn.Module", found=type(model).__name__)
-    dims = DynamicDims(model, args, kwargs, dynamic or {})
-    with _quiet_inference(model), settings_for_export(model, kwargs) as (extra, notes):
-        exported = _export(model, *dims.enlarged(args, kwargs | extra), dims)
-        opaque.hide(exported.graph)
-        exported = exported.run_decompositions({})
-        program = _Importer(exported, model, dims, args, kwargs | extra).program(name or type(model).__name__)
+    args = (args,) if isinstance(args, Tensor) else tuple(args)
+    with silence(), _inference(model), settings_for_export(model, kwargs or {}) as (extra, notes):
+        dims = DynamicDims(model, args, {**(kwargs or {}), **extra}, dynamic or {})
+        flat = FlatModel(model, dims.structure)
+        exported = _export(flat, dims)
+        program = _Importer(exported, flat, dims).program(name or type(model).__name__)
     return program.recorded(HistoryEntry("trace", {"model": type(model).__qualname__}, tuple(notes)))
 
 
-def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dims: DynamicDims) -> ExportedProgram:
+def _export(flat: FlatModel, dims: DynamicDims) -> ExportedProgram:
+    """The model as functional operators, batch norm and dropout hidden behind their stand-ins."""
     try:
-        return torch.export.export(model, args, kwargs, dynamic_shapes=dims.for_export(kwargs), strict=False)
-    except Exception as error:  # torch.export passes on whatever the model or a shape function raises
-        raise explain(error, model) from error
+        exported = torch.export.export(flat, dims.example_for_export(), dynamic_shapes=dims.for_export(), strict=False)
+        opaque.hide(exported.graph)
+        return exported.run_decompositions({})
+    except TraceError:
+        raise
+    except Exception as error:  # torch.export passes on whatever a shape function raises
+        raise explain(error, flat.model) from error
 
 
 @contextmanager
-def _quiet_inference(model: nn.Module) -> Iterator[None]:
+def _inference(model: nn.Module) -> Iterator[None]:
     """Inference mode for every sub-module, restored after; attention as operators instead of its fused fast path."""
     modes = {module: module.training for module in model.modules()}
     fast_path = torch.backends.mha.get_fastpath_enabled()
     try:
         model.eval()
         torch.backends.mha.set_fastpath_enabled(False)
-        with torch.enable_grad():
+        with torch.no_grad():  # regions of the model that say so too then leave no mark
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)
@@ -99,88 +106,79 @@ def _quiet_inference(model: nn.Module) -> Iterator[None]:
 class _Importer:
     """One exported program on its way to a Program: a fresh graph with tensors as attributes and flat inputs."""
 
-    def __init__(
-        self,
-        exported: ExportedProgram,
-        model: nn.Module,
-        dims: DynamicDims,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-    ) -> None:
+    def __init__(self, exported: ExportedProgram, flat: FlatModel, dims: DynamicDims) -> None:
         self.exported = exported
-        self.model = model
+        self.flat = flat
         self.dims = dims
-        self.example, self.structure = flatten((args, kwargs))
         self.graph = fx.Graph()
         self.nodes: dict[fx.Node, Any] = {}
         self.tensors: dict[str, Tensor] = {}
 
     def program(self, name: str) -> Program:
-        self._refuse_mutation()
         opaque.reveal(self.exported.graph)
+        self._refuse_mutation()
         self._import_inputs()
         for node in self.exported.graph.nodes:
             if node.op == "call_function":
                 self._import_call(node)
-            elif node.op == "get_attr":
-                self._import_subgraph_read(node)
-        results, outputs = self._outputs()
-        self.graph.output(tuple(results))
+        (returned,) = self.exported.graph.output_node().args
+        self.graph.output(tuple(self.nodes[node] for node in returned))  # type: ignore[union-attr, index, misc]
         self.graph.eliminate_dead_code()
-        program = Program.build(
-            self.graph, self.tensors, self._signature(outputs), name=name, example=[t.detach() for t in self.example]
-        )
+        program = Program.build(self.graph, self.tensors, self._signature(), name=name, example=self.dims.example)
         program.remove_unused_tensors()
         return program
 
     def _refuse_mutation(self) -> None:
-        kinds = (OutputKind.BUFFER_MUTATION, OutputKind.USER_INPUT_MUTATION, OutputKind.PARAMETER_MUTATION)
         for spec in self.exported.graph_signature.output_specs:
-            if spec.kind in kinds:
+            if spec.kind in _MUTATIONS:
                 node = next(n for n in self.exported.graph.nodes if n.name == spec.arg.name)
-                node.meta[ORIGIN] = Origin.from_export(node.meta)
                 raise TraceError(
-                    f"the model writes to {spec.target!r} while it runs",
-                    node=node,
+                    f"the model writes to {self._name_of(str(spec.target))!r} while it runs",
+                    node=_with_origin(node),
                     expected="a forward that returns its results and changes nothing",
                     hint="return the new value as an output and pass it in as an input, or drop the state",
                 )
 
-    def _import_inputs(self) -> None:
-        specs = {spec.arg.name: spec for spec in self.exported.graph_signature.input_specs}
+    def _name_of(self, target: str) -> str:
+        """A tensor's or an input's name in the user's own words."""
+        inputs = {node.name: name for node, name in zip(self._given(), self.dims.names, strict=True)}
+        return inputs.get(target, target.removeprefix(PREFIX))
+
+    def _given(self) -> list[fx.Node]:
+        """The placeholders that stand for the model's inputs, in order."""
+        kinds = {spec.arg.name: spec.kind for spec in self.exported.graph_signature.input_specs}
         placeholders = self.exported.graph.find_nodes(op="placeholder")
-        given = [node for node in placeholders if specs[node.name].kind is InputKind.USER_INPUT]
-        paths = iter(self.dims.names)
-        for node in given:
-            argument = specs[node.name].arg
-            if isinstance(argument, ConstantArgument):
-                self.nodes[node] = argument.value
-            else:
-                self.nodes[node] = self.graph.placeholder(legal(next(paths)).replace(".", "_"))
-        aliases = self._aliases()
-        copies: dict[int, Tensor] = {}
-        for node in placeholders:
+        return [node for node in placeholders if kinds[node.name] is InputKind.USER_INPUT]
+
+    def _import_inputs(self) -> None:
+        for node, path in zip(self._given(), self.dims.names, strict=True):
+            self.nodes[node] = self.graph.placeholder(legal(path).replace(".", "_"))
+        targets = {spec.arg.name: str(spec.target) for spec in self.exported.graph_signature.input_specs}
+        aliases, copies = self._aliases(), dict[int, Tensor]()
+        for node in self.exported.graph.find_nodes(op="placeholder"):
             if node not in self.nodes:
-                self._import_tensor(node, str(specs[node.name].target), aliases, copies)
+                self._import_tensor(node, targets[node.name], aliases, copies)
 
     def _import_tensor(
-        self, node: fx.Node, name: str, aliases: Mapping[int, list[str]], copies: dict[int, Tensor]
+        self, node: fx.Node, target: str, aliases: Mapping[int, list[str]], copies: dict[int, Tensor]
     ) -> None:
         """Read a parameter, buffer or constant; a tied one is copied once and stands under each of its names."""
-        tensor = self.exported.state_dict[name] if name in self.exported.state_dict else self.exported.constants[name]
-        copy = copies.setdefault(id(tensor), _copy(tensor))
+        exported = self.exported
+        tensor = exported.state_dict[target] if target in exported.state_dict else exported.constants[target]
+        if id(tensor) not in copies:
+            copies[id(tensor)] = _copy(tensor)
+        name = target.removeprefix(PREFIX)
         for alias in [name, *aliases.get(id(tensor), [])]:
-            self.tensors[legal(alias)] = copy
+            self.tensors[legal(alias)] = copies[id(tensor)]
         self.nodes[node] = self.graph.get_attr(legal(name))
 
     def _aliases(self) -> dict[int, list[str]]:
         """The names of each of the model's tensors; a tied one has several."""
+        model = self.flat.model
         names: dict[int, list[str]] = {}
-        pairs = [
-            *self.model.named_parameters(remove_duplicate=False),
-            *self.model.named_buffers(remove_duplicate=False),
-        ]
-        for name, tensor in pairs:
+        for name, tensor in model.named_parameters(remove_duplicate=False):
+            names.setdefault(id(tensor), []).append(name)
+        for name, tensor in model.named_buffers(remove_duplicate=False):
             names.setdefault(id(tensor), []).append(name)
         return names
 
@@ -188,10 +186,9 @@ class _Importer:
         if node.target in _CHECKS:
             return
         if isinstance(node.target, torch._ops.HigherOrderOperator):
-            node.meta[ORIGIN] = Origin.from_export(node.meta)
             raise TraceError(
                 f"the model calls {node.target.name()}, which holds a graph of its own",
-                node=node,
+                node=_with_origin(node),
                 expected="operators on tensors, without data-dependent control flow",
                 hint="make the branch or loop a fixed part of the model, or trace each branch on its own",
             )
@@ -199,55 +196,33 @@ class _Importer:
         target = _RESHAPES.get(node.target, node.target)
         name = node.name.replace("view", "reshape") if target is not node.target else node.name
         new = self.graph.create_node("call_function", target, args, kwargs, name)
-        origin = Origin.from_export(node.meta)
+        origin = _origin(node)
         if origin is not None:
             new.meta[ORIGIN] = origin
         self.nodes[node] = new
 
-    def _import_subgraph_read(self, node: fx.Node) -> None:
-        """A nested graph is read before the call that holds it, which is then refused; nothing else is a get_attr."""
-        self.nodes[node] = None
-
-    def _outputs(self) -> tuple[list[Any], Structure]:
-        (returned,) = self.exported.graph.output_node().args
-        produced = {node.name: node for node in returned if isinstance(node, fx.Node)}  # type: ignore[union-attr]
-        leaves: list[Any] = []
-        for spec in self.exported.graph_signature.output_specs:
-            if isinstance(spec.arg, TensorArgument):
-                leaves.append(self.nodes[produced[spec.arg.name]])
-            elif isinstance(spec.arg, ConstantArgument):
-                leaves.append(spec.arg.value)
-            else:
-                raise TraceError(
-                    f"the model returns {spec.arg.name!r}, which is a size and not a tensor",
-                    expected="tensors and constants",
-                    hint="return torch.tensor(...) of it, or leave it out",
-                )
-        nested = torch.utils._pytree.tree_unflatten(
-            [_Leaf(leaf) if isinstance(leaf, fx.Node) else leaf for leaf in leaves], self.exported.call_spec.out_spec
-        )
-        stand_ins, structure = flatten(nested)
-        return [leaf.node for leaf in stand_ins if isinstance(leaf, _Leaf)], structure
-
-    def _signature(self, outputs: Structure) -> Signature:
+    def _signature(self) -> Signature:
+        sizes = [node.meta["val"].shape for node in self._given()]
+        ranges = self.dims.ranges(sizes, self.exported.range_constraints)
         specs = tuple(
             TensorSpec(name, tensor.dtype, self.dims.shape(name, tensor))
-            for name, tensor in zip(self.dims.names, self.example, strict=True)
+            for name, tensor in zip(self.dims.names, self.dims.example, strict=True)
         )
-        args, kwargs = self.structure.children
-        ranges = self.dims.ranges(self.exported)
-        return Signature(specs, args, kwargs, outputs, self.dims.parameters, ranges)
+        args, kwargs = self.dims.structure.children
+        return Signature(specs, args, kwargs, self.flat.outputs, self.dims.parameters, ranges)
 
 
-class _Leaf(Tensor):
-    """Stands for a node's tensor while the output's nesting is read."""
+def _origin(node: fx.Node) -> Origin | None:
+    """Where the node comes from, with the module's path as in the user's model."""
+    origin = Origin.from_export(node.meta)
+    if origin is None:
+        return None
+    return replace(origin, module=f"{origin.module}.".removeprefix(PREFIX).rstrip("."))
 
-    node: fx.Node
 
-    def __new__(cls, node: fx.Node) -> _Leaf:
-        leaf = torch.empty(0).as_subclass(cls)
-        leaf.node = node
-        return leaf
+def _with_origin(node: fx.Node) -> fx.Node:
+    node.meta[ORIGIN] = _origin(node)
+    return node
 
 
 def _copy(tensor: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import keyword
 import math
+import operator
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -30,6 +31,7 @@ _CONSTANTS: dict[type, dict[str, Any]] = {
     for kind in (torch.dtype, torch.layout, torch.memory_format)
 }
 _KINDS = {kind.__name__: values for kind, values in _CONSTANTS.items()}
+_LARGEST_POWER = 8
 _DEVICE = re.compile(r"[a-z]+(:\d{1,3})?")
 _TENSOR_NAME = re.compile(r"\w+(\.\w+)*", re.ASCII)
 
@@ -136,7 +138,10 @@ def _read_node(graph: fx.Graph, data: Mapping[str, Any], known: Mapping[str, fx.
     kwargs = {key: _read_argument(value, known, name) for key, value in data.get("kwargs", {}).items()}
     if not all(map(_is_identifier, kwargs)):
         raise ArchiveError("a keyword is not an identifier", node=name, found=sorted(kwargs))
-    node = graph.create_node(op, _read_target(op, target, name), args, kwargs, name)
+    function = _read_target(op, target, name)
+    if function is operator.pow and not (len(args) == 2 and args[1] in range(_LARGEST_POWER + 1)):
+        raise ArchiveError("a size is raised to a power that no model needs", node=name, found=args[1:])
+    node = graph.create_node(op, function, args, kwargs, name)
     if node.name != name:
         raise ArchiveError("two nodes have one name, or a name is not an identifier", found=repr(name))
     if ORIGIN in data:
@@ -167,22 +172,22 @@ def _read_function(target: str, name: str) -> Any:
     packet, _, overload = rest.partition(".")
     if namespace == "python" and rest in _FUNCTIONS:
         return _FUNCTIONS[rest]
-    operator = getattr(_NAMESPACES.get(namespace), packet, None)
-    if not isinstance(operator, torch._ops.OpOverloadPacket) or overload not in operator.overloads():
+    operators = getattr(_NAMESPACES.get(namespace), packet, None)
+    if not isinstance(operators, torch._ops.OpOverloadPacket) or overload not in operators.overloads():
         raise ArchiveError(
             f"the file calls {target!r}, which is not an operator that a program may call",
             node=name,
             expected=f"an operator of {', '.join(_NAMESPACES)} that this version of torch has",
         )
-    function = getattr(operator, overload)
+    function = getattr(operators, overload)
     if not _is_pure(function):
         raise ArchiveError(f"the file calls {target!r}, which does more than compute its result", node=name)
     return function
 
 
-def _is_pure(operator: torch._ops.OpOverload) -> bool:
+def _is_pure(target: torch._ops.OpOverload) -> bool:
     """Whether calling it only computes: no write to an argument, no file, and something to return."""
-    schema = operator._schema
+    schema = target._schema
     return bool(schema.returns) and not schema.is_mutable and all(a.name != "filename" for a in schema.arguments)
 
 

@@ -45,15 +45,15 @@ def quantize_to_grid(
     x: Tensor, scale: Tensor, zero_point: Tensor, axis: int | None, quant_min: int, quant_max: int
 ) -> Tensor:
     """The stored values of `x`, clamped, still as float32: clamp(round_half_even(x / scale) + zero_point)."""
-    steps = torch.round(x.float() / along(scale, axis, x.dim()))
-    return torch.clamp(steps + along(zero_point, axis, x.dim()), quant_min, quant_max)
+    steps = torch.div(x.float(), along(scale, axis, x.dim()))
+    return steps.round_().add_(along(zero_point, axis, x.dim())).clamp_(quant_min, quant_max)
 
 
 def _fake_quantize(
     x: Tensor, scale: Tensor, zero_point: Tensor, axis: int | None, quant_min: int, quant_max: int
 ) -> Tensor:
     steps = quantize_to_grid(x, scale, zero_point, axis, quant_min, quant_max)
-    return ((steps - along(zero_point, axis, x.dim())) * along(scale, axis, x.dim())).to(x.dtype)
+    return steps.sub_(along(zero_point, axis, x.dim())).mul_(along(scale, axis, x.dim())).to(x.dtype)
 
 
 def _fake_quantize_shape(

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in (?P<function>[^\n]+)\n\s+(?P<code>[^\n]*)')
 _LIBRARIES = re.compile(r"[/\\]torch[/\\](nn|fx|export|_|functional)")
+_NOBODYS = re.compile(r"^<|[/\\]frontends[/\\]flat_model\.py$")
+"""Generated code, and what the frontend wraps a model in."""
 KEY = "origin"
 
 
@@ -45,7 +47,8 @@ class Origin:
 
         The innermost frame outside torch is the line that a person wrote; where there is none, the innermost of all.
         """
-        frames = list(_FRAME.finditer(meta.get("stack_trace") or ""))
+        found = _FRAME.finditer(meta.get("stack_trace") or "")
+        frames = [frame for frame in found if not _NOBODYS.search(frame["file"])]
         own = [frame for frame in frames if not _LIBRARIES.search(frame["file"])]
         modules = [path for path, _ in (meta.get("nn_module_stack") or {}).values() if isinstance(path, str)]
         module = modules[-1] if modules and not modules[-1].startswith("_empty") else ""

@@ -6,7 +6,6 @@ name, so nothing depends on the tracer that the graph came from, and a program r
 
 from __future__ import annotations
 
-import logging
 import operator
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -121,9 +120,6 @@ def infer(program: Program, node: fx.Node) -> Any:
     if node.op == "output":
         return None
     args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: n.meta[KEY])
-    silenced = logging.getLogger("torch.fx.experimental.symbolic_shapes")
-    level = silenced.level
-    silenced.setLevel(logging.ERROR)
     try:
         with program.shapes.mode, torch.no_grad():
             assert callable(node.target)
@@ -135,8 +131,6 @@ def infer(program: Program, node: fx.Node) -> Any:
             node=node,
             found=found,
         ) from error
-    finally:
-        silenced.setLevel(level)
 
 
 def _tensors(args: Any) -> list[Tensor]:

@@ -53,7 +53,10 @@ def well_formed(program: Program) -> None:
         program.graph.lint()
     except RuntimeError as error:
         raise VerificationError(f"the graph is not well formed: {str(error).splitlines()[0]}") from error
-    (returned,) = program.graph.output_node().args
+    outputs = program.graph.find_nodes(op="output")
+    if len(outputs) != 1 or outputs[0] is not next(reversed(program.graph.nodes)):
+        raise VerificationError("a graph ends in its one output", found=f"{len(outputs)} outputs")
+    (returned,) = outputs[0].args
     if not isinstance(returned, tuple) or not all(isinstance(node, fx.Node) for node in returned):
         raise VerificationError("a program returns a flat tuple of nodes", found=str(returned))
 

@@ -61,11 +61,11 @@ class Calibrate(Pass):
         activations = [node for node in observers if program.constant(node.args[0]) is None]
         constants = [node for node in observers if program.constant(node.args[0]) is not None]
         grids: dict[str, tuple[str, str]] = {}
-        for node in constants:
-            self._place(program, node, grids, lambda n: self._constant_grid(program, n))
+        found = {node: self._constant_grid(program, node) for node in constants}
         statistics, batches = self._collect(program, activations) if activations else ({}, 0)
-        for node in activations:
-            self._place(program, node, grids, lambda n: self._activation_grid(statistics, n))
+        found |= {node: self._activation_grid(statistics, node) for node in activations}
+        for node in observers:
+            self._place(program, node, grids, found[node])
         biases = _quantize_biases(program)
         notes = (f"{batches} batches, {self.observer.value}" if activations else "weights only",)
         return PassResult(program, True, (*notes, f"{len(grids)} grids, {biases} biases"))
@@ -117,11 +117,13 @@ class Calibrate(Pass):
         scalar, zero_point = grid(statistics.range(kind, 100.0), kind)
         return torch.tensor(scalar), torch.tensor(zero_point, dtype=torch.int32)
 
-    def _place(self, program: Program, node: fx.Node, grids: dict[str, tuple[str, str]], find: Any) -> None:
+    def _place(
+        self, program: Program, node: fx.Node, grids: dict[str, tuple[str, str]], found: tuple[Tensor, Tensor]
+    ) -> None:
         """Replace an observer by fake-quantize; observers of one group share scale and zero point."""
         source, group, axis, quant_min, quant_max, _ = node.args
         if group not in grids:
-            scale, zero_point = find(node)
+            scale, zero_point = found
             name = f"quantization.{str(group).replace('.', '_')}"
             grids[str(group)] = (
                 program.add_tensor(f"{name}.scale", scale), program.add_tensor(f"{name}.zero_point", zero_point)

@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 from torch._ops import OpOverload
 
 from tersor.ir.errors import PassError
-from tersor.ir.program import Program
+from tersor.ir.program import REPLACES, Program
 from tersor.ir.shapes import KEY
 
 from .arguments import argument
@@ -62,7 +62,7 @@ class Constants:
         name = self.program.add_tensor(node.name, value.clone(memory_format=torch.contiguous_format))
         with self.program.graph.inserting_before(node):
             read = self.program.graph.get_attr(name)
-        self.program.describe(read, node)
+        read.meta = {**node.meta, REPLACES: node.meta.get(REPLACES, node.name)}
         node.replace_all_uses_with(read, lambda user: user not in self.values)
 
     def _inputs_known(self, node: fx.Node) -> bool:

@@ -63,6 +63,7 @@ class _Walk:
         self.program = program
         self.exact: dict[fx.Node, Values] = {}
         self.rounded: dict[fx.Node, Values] = {}
+        self.fixed: set[fx.Node] = set()
         for place, node in enumerate(program.placeholders):
             self.exact[node] = self.rounded[node] = [batch[place] for batch in inputs]
         self.batches = len(inputs)
@@ -74,6 +75,7 @@ class _Walk:
             if node.op == "get_attr":
                 tensor = self.program.tensor(str(node.target))
                 self.exact[node] = self.rounded[node] = [tensor] * self.batches
+                self.fixed.add(node)
             elif node.op == "call_function":
                 self._evaluate(node)
                 corrected += self._correct(node)
@@ -83,13 +85,21 @@ class _Walk:
         return corrected
 
     def _evaluate(self, node: fx.Node) -> None:
-        self.rounded[node] = [_call(node, self.rounded, i) for i in range(self.batches)]
+        self.rounded[node] = self._call(node, self.rounded)
         if node.target in (FAKE_QUANTIZE, FAKE_QUANTIZE_BIAS):
             self.exact[node] = self.exact[node.args[0]]  # type: ignore[index]
         elif all(self.exact[n] is self.rounded[n] for n in node.all_input_nodes):
             self.exact[node] = self.rounded[node]
         else:
-            self.exact[node] = [_call(node, self.exact, i) for i in range(self.batches)]
+            self.exact[node] = self._call(node, self.exact)
+
+    def _call(self, node: fx.Node, values: dict[fx.Node, Values]) -> Values:
+        """The node's value for each batch; computed once where it depends on parameters alone."""
+        fixed = all(source in self.fixed for source in node.all_input_nodes)
+        results = [_call(node, values, batch) for batch in range(1 if fixed else self.batches)]
+        if fixed:
+            self.fixed.add(node)
+        return results * self.batches if fixed else results
 
     def _correct(self, node: fx.Node) -> bool:
         layout = WEIGHTS.get(node.target)

@@ -101,9 +101,9 @@ def _match_at(anchor: fx.Node, pattern: Pattern) -> Match | None:
 
 
 def _closed(match: Match) -> bool:
-    """Whether nothing outside uses a node that only the occurrence should know."""
+    """Whether it can be taken away: nothing outside uses its inner nodes, and it does not feed itself."""
     calls, outputs = match.calls, set(match.outputs)
-    return all(user in calls for node in calls - outputs for user in node.users)
+    return calls.isdisjoint(match.inputs.values()) and all(user in calls for node in calls - outputs for user in node.users)
 
 
 @dataclass(frozen=True)

@@ -57,8 +57,8 @@ class Statistics:
             self._widen(max(abs(low), abs(high)))
             if self.limit:
                 # Scaling by a power of two and flooring are exact, so that doubling the width merges bins exactly.
-                bins = torch.floor(values * (BINS / 2 / self.limit)).long() + BINS // 2
-                self.counts += torch.bincount(bins, minlength=BINS).double()
+                bins = (values * (BINS / 2 / self.limit)).floor_().add_(BINS // 2).int()
+                self.counts += torch.bincount(bins, minlength=BINS)
 
     def range(self, kind: QuantType, percentile: float) -> Range:
         """The range that the observer chooses; it holds zero. Raises CalibrationError where nothing was seen."""
@@ -197,19 +197,12 @@ def _least_squares_scale(matrix: Tensor, full: Tensor, kind: QuantType) -> Tenso
 def pair_safe_scales(weight: Tensor, scale: Tensor, axis: int | None) -> Tensor:
     """Scales raised until |q[k] + q[k+1]| <= 128 for the weights that kernels without VNNI multiply as a pair.
 
-    Such a CPU (x86 before VNNI) sums two products of uint8 and int8 in int16, which saturates at 2 * 255 * 127. Pairs
-    are even and odd input channels of one kernel position. With 128, 255 * 128 fits, and results are exact.
+    Such a CPU (x86 before VNNI) sums two products of uint8 and int8 in int16, which saturates at 2 * 255 * 127; with
+    128, 255 * 128 fits, and results are exact. Pairs are neighbours in the order of the reduction: kernel positions
+    outside, input channels inside. A sum of 127 steps before rounding is at most 128 after it.
     """
     matrix = weight.detach().float().movedim(axis or 0, 0)
     rows = matrix.movedim(1, -1).flatten(1) if matrix.dim() > 1 else matrix.reshape(1, -1)
     rows = torch.nn.functional.pad(rows, (0, rows.shape[1] % 2))
-    result = scale.clone().reshape(-1).expand(rows.shape[0]).contiguous()
-    pending = torch.ones_like(result, dtype=torch.bool)
-    while bool(pending.any()):
-        steps = torch.round(rows[pending] / result[pending].unsqueeze(1)).clamp(-127, 127)
-        sums = steps.reshape(steps.shape[0], -1, 2).sum(dim=2).abs().amax(dim=1)
-        factor = torch.where(sums > 128, (sums / 128).clamp(min=1.002), torch.ones_like(sums))
-        where = pending.nonzero().flatten()
-        result[where] = result[where] * factor
-        pending[where] = sums > 128
-    return result.max() if scale.dim() == 0 else result
+    needed = rows.unflatten(1, (-1, 2)).sum(dim=2).abs().amax(dim=1) / 127
+    return torch.maximum(scale, needed.max() if scale.dim() == 0 else needed)

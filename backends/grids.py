@@ -95,10 +95,10 @@ def integer_nodes(program: Program, found: Mapping[fx.Node, Grid]) -> frozenset[
 
 
 def _computes(program: Program, node: fx.Node, found: Mapping[fx.Node, Grid]) -> bool:
-    role = role_of(program, node)
-    if role is Role.COMPUTE:
-        return node.args[WEIGHTS[node.target].weight] in found and node.args[0] in found
-    if role in (Role.ELEMENTWISE, Role.LOOKUP):
+    layout = WEIGHTS.get(node.target)
+    if layout is not None:
+        return node.args[layout.weight] in found and node.args[0] in found
+    if role_of(program, node) in (Role.ELEMENTWISE, Role.LOOKUP):
         return all(source in found for source in operands(program, node)) and _is_quantized(program, node)
     return False
 

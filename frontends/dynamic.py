@@ -86,9 +86,7 @@ class DynamicDims:
             _doubled(tensor, self.dynamic.get(name, {})) for name, tensor in zip(self.names, self.example, strict=True)
         )
 
-    def ranges(
-        self, shapes: Sequence[torch.Size], bounds: Mapping[sympy.Symbol, ValueRanges[Any]]
-    ) -> dict[str, Range]:
+    def ranges(self, shapes: Sequence[torch.Size], bounds: Mapping[sympy.Symbol, ValueRanges[Any]]) -> dict[str, Range]:
         """The sizes that each named dimension may take, as far as the trace knows.
 
         shapes: those of the inputs, as traced; bounds: of the symbols in them. Raises TraceError where the model fixed

@@ -21,15 +21,17 @@ _SHAPES = (
     r"cannot be multiplied|same reduction dim|[Ss]ize of tensor|must match|[Ee]xpected .*(to have|dtype|channels)|"
     r"expected input|not broadcast|[Ss]hape.*(invalid|mismatch)|is invalid for input|incompatible|dtype"
 )
+_DATA_DEPENDENT = (
+    r"data-dependent|GuardOnDataDependent|Could not guard|Dynamic control flow|\.item\(\)|_local_scalar_dense"
+)
+_CALLED_WRONGLY = r"missing .*required|unexpected keyword|takes .* positional|got multiple values"
+_NO_SHAPE_FUNCTION = r"no fake impl|Unsupported operator|no meta"
 _HINTS: tuple[tuple[str, str], ...] = (
-    (
-        r"data-dependent|GuardOnDataDependent|Could not guard|Dynamic control flow|\.item\(\)|aten\._local_scalar_dense",
-        "a Python branch or size depends on a tensor's values: write it with torch.where or masks",
-    ),
-    (r"no fake impl|Unsupported operator|no meta", "register a shape function with torch.library.register_fake"),
-    (r"missing .*required|unexpected keyword|takes .* positional|got multiple values", "give args and kwargs as the model is called"),
+    (_DATA_DEPENDENT, "a Python branch or size depends on a tensor's values: write it with torch.where or masks"),
+    (_NO_SHAPE_FUNCTION, "register a shape function with torch.library.register_fake"),
+    (_CALLED_WRONGLY, "give args and kwargs as the model is called"),
     (_SHAPES, "check the example's shapes and dtypes"),
-)  # fmt: skip
+)
 
 
 def explain(error: Exception, model: nn.Module) -> TraceError:

@@ -39,7 +39,7 @@ _CHECKS = {
 }
 """Assertions about sizes; the signature checks those."""
 
-_RESHAPES = {aten.view.default: aten.reshape.default, aten._unsafe_view.default: aten.reshape.default}
+_RESHAPES: dict[Any, Any] = {aten.view.default: aten.reshape.default, aten._unsafe_view.default: aten.reshape.default}
 _MUTATIONS = (OutputKind.BUFFER_MUTATION, OutputKind.USER_INPUT_MUTATION, OutputKind.PARAMETER_MUTATION)
 
 
@@ -80,7 +80,8 @@ def _export(flat: FlatModel, dims: DynamicDims) -> ExportedProgram:
     try:
         exported = torch.export.export(flat, dims.example_for_export(), dynamic_shapes=dims.for_export(), strict=False)
         opaque.hide(exported.graph)
-        return exported.run_decompositions({})
+        functional: ExportedProgram = exported.run_decompositions({})
+        return functional
     except TraceError:
         raise
     except Exception as error:  # torch.export passes on whatever a shape function raises
@@ -95,7 +96,8 @@ def _inference(model: nn.Module) -> Iterator[None]:
     try:
         model.eval()
         torch.backends.mha.set_fastpath_enabled(False)
-        with torch.no_grad():  # regions of the model that say so too then leave no mark
+        # Under no_grad, regions of the model that say so too leave no mark in the graph.
+        with torch.inference_mode(False), torch.no_grad():
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)
@@ -121,8 +123,7 @@ class _Importer:
         for node in self.exported.graph.nodes:
             if node.op == "call_function":
                 self._import_call(node)
-        (returned,) = self.exported.graph.output_node().args
-        self.graph.output(tuple(self.nodes[node] for node in returned))  # type: ignore[union-attr, index, misc]
+        self.graph.output(tuple(self.nodes[node] for node in _returned(self.exported)))
         self.graph.eliminate_dead_code()
         program = Program.build(self.graph, self.tensors, self._signature(), name=name, example=self.dims.example)
         program.remove_unused_tensors()
@@ -176,10 +177,10 @@ class _Importer:
         """The names of each of the model's tensors; a tied one has several."""
         model = self.flat.model
         names: dict[int, list[str]] = {}
-        for name, tensor in model.named_parameters(remove_duplicate=False):
-            names.setdefault(id(tensor), []).append(name)
-        for name, tensor in model.named_buffers(remove_duplicate=False):
-            names.setdefault(id(tensor), []).append(name)
+        for name, parameter in model.named_parameters(remove_duplicate=False):
+            names.setdefault(id(parameter), []).append(name)
+        for name, buffer in model.named_buffers(remove_duplicate=False):
+            names.setdefault(id(buffer), []).append(name)
         return names
 
     def _import_call(self, node: fx.Node) -> None:
@@ -210,6 +211,12 @@ class _Importer:
         )
         args, kwargs = self.dims.structure.children
         return Signature(specs, args, kwargs, self.flat.outputs, self.dims.parameters, ranges)
+
+
+def _returned(exported: ExportedProgram) -> tuple[fx.Node, ...]:
+    (returned,) = exported.graph.output_node().args
+    assert isinstance(returned, tuple | list)
+    return tuple(node for node in returned if isinstance(node, fx.Node))
 
 
 def _origin(node: fx.Node) -> Origin | None:

@@ -37,6 +37,11 @@ class TersorError(Exception):
         self.hint = hint
         super().__init__("\n".join(self._lines(node)))
 
+    def within(self, where: str) -> None:
+        """Let the text begin with where it happened: a pass, a line of a recipe."""
+        self.what = f"{where}: {self.what}"
+        self.args = (f"{where}: {self}",)
+
     def _lines(self, node: fx.Node | str | None) -> list[str]:
         from .origin import Origin
 
@@ -89,5 +94,5 @@ class RecipeError(TersorError):
     """A recipe, a pass name, a target name or an option is not known or not well formed."""
 
 
-class MissingDependency(TersorError):
+class MissingDependencyError(TersorError):
     """An optional package is needed and absent; the message says what to install."""

@@ -6,6 +6,9 @@ training and inference. So they are swapped for operators that it knows nothing 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor, fx
 
@@ -53,7 +56,7 @@ def reveal(graph: fx.Graph) -> None:
     _swap(graph, _REVEAL)
 
 
-def _swap(graph: fx.Graph, table: dict[object, object]) -> None:
+def _swap(graph: fx.Graph, table: Mapping[Any, Any]) -> None:
     for node in graph.nodes:
         if node.op == "call_function" and node.target in table:
             node.target = table[node.target]

@@ -96,7 +96,7 @@ class _FakeQuantize(torch.autograd.Function):
 def _fake_quantize_autograd(
     x: Tensor, scale: Tensor, zero_point: Tensor, axis: int | None, quant_min: int, quant_max: int
 ) -> Any:
-    return _FakeQuantize.apply(x, scale, zero_point, axis, quant_min, quant_max)
+    return _FakeQuantize.apply(x, scale, zero_point, axis, quant_min, quant_max)  # type: ignore[no-untyped-call]  # torch
 
 
 def bias_scale(input_scale: Tensor, weight_scale: Tensor) -> Tensor:
@@ -131,7 +131,7 @@ class _FakeQuantizeBias(torch.autograd.Function):
 
 
 def _fake_quantize_bias_autograd(bias: Tensor, input_scale: Tensor, weight_scale: Tensor) -> Any:
-    return _FakeQuantizeBias.apply(bias, input_scale, weight_scale)
+    return _FakeQuantizeBias.apply(bias, input_scale, weight_scale)  # type: ignore[no-untyped-call]  # torch
 
 
 def _observe(x: Tensor, group: str, axis: int | None, quant_min: int, quant_max: int, symmetric: bool) -> Tensor:
@@ -156,3 +156,6 @@ _register()
 FAKE_QUANTIZE = torch.ops.tersor.fake_quantize.default
 FAKE_QUANTIZE_BIAS = torch.ops.tersor.fake_quantize_bias.default
 OBSERVE = torch.ops.tersor.observe.default
+
+KEEP_SHAPE = frozenset({FAKE_QUANTIZE, FAKE_QUANTIZE_BIAS, OBSERVE})
+"""Operators whose result has the type of their first input."""

@@ -1,4 +1,4 @@
-"""A program as text: one node a line, shapes and dtypes, quantization parameters inline. The same model, the same text."""
+"""A program as text: a node a line, with types and quantization parameters. The same model gives the same text."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _SHOWN_VALUES = 3
 def to_text(program: Program, *, tensors: bool = False) -> str:
     """The program's text; `tensors` adds the table of parameters and buffers.
 
-        program Net (float)
-          input %x : float32[batch, 3, 8, 8]
-          %conv2d : float32[batch, 8, 8, 8] = aten.conv2d(%x, @c.weight, @c.bias, [1, 1], [1, 1])
-          return output=%conv2d
+    program Net (float)
+      input %x : float32[batch, 3, 8, 8]
+      %conv2d : float32[batch, 8, 8, 8] = aten.conv2d(%x, @c.weight, @c.bias, [1, 1], [1, 1])
+      return output=%conv2d
     """
     lines = [f"program {program.name} ({program.stage})"]
     for name, span in program.signature.dims.items():

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import difflib
-import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import Generic, TypeVar
 
-from .errors import MissingDependency, RecipeError
+from .errors import MissingDependencyError, RecipeError
 
 T = TypeVar("T")
 
@@ -34,23 +33,26 @@ class Registry(Generic[T]):
     def find(self, name: str) -> type[T]:
         """The class of that name.
 
-        Raises RecipeError on an unknown name, with the nearest one, or where the entry is no `base`;
-        MissingDependency where its module needs a package that is absent.
+        Raises RecipeError on an unknown name, with the nearest one, or where the entry does not exist or is no `base`;
+        MissingDependencyError where its module needs a package that is absent.
         """
-        where = self.builtin.get(name)
-        if where is None:
-            entry = self._installed().get(name)
-            if entry is None:
-                raise unknown(self.kind, name, self.names())
-            where = entry.value
-        module, _, attribute = where.partition(":")
+        entry = self._builtin(name) if name in self.builtin else self._installed().get(name)
+        if entry is None:
+            raise unknown(self.kind, name, self.names())
         try:
-            found = getattr(importlib.import_module(module), attribute)
+            found = entry.load()
         except ImportError as error:
-            raise MissingDependency(f"{self.kind} {name!r} cannot be loaded: {error}", found=where) from error
+            raise MissingDependencyError(
+                f"{self.kind} {name!r} cannot be loaded: {error}", found=entry.value
+            ) from error
+        except AttributeError as error:
+            raise RecipeError(f"{self.kind} {name!r} does not exist: {error}", found=entry.value) from error
         if not (isinstance(found, type) and issubclass(found, self.base)):
-            raise RecipeError(f"{where} is not a {self.kind}", expected=f"a subclass of {self.base.__name__}")
+            raise RecipeError(f"{entry.value} is not a {self.kind}", expected=f"a subclass of {self.base.__name__}")
         return found
+
+    def _builtin(self, name: str) -> EntryPoint:
+        return EntryPoint(name, self.builtin[name], self.group)
 
     def _installed(self) -> dict[str, EntryPoint]:
         found: dict[str, EntryPoint] = {}

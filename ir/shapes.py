@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 import sympy
 import torch
 from torch import Tensor, fx
+from torch._dispatch.python import enable_python_dispatcher
 from torch._dynamo.source import ConstantSource
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
-from torch.utils._sympy.value_ranges import ValueRanges
 
 from .errors import VerificationError
+from .operators import KEEP_SHAPE
 from .signature import Range, TensorSpec
 
 if TYPE_CHECKING:
@@ -113,15 +114,20 @@ def describe(program: Program, value: Any) -> str:
 def infer(program: Program, node: fx.Node) -> Any:
     """The value that `node` has by its operator's shape function, from the values of its inputs.
 
+    Nothing that a shape function asks of a dynamic size narrows that size: some operators ask which kernel would run.
+    The Python dispatcher is what keeps symbols in operators that are made of others, such as pad.
+
     Raises VerificationError naming the node when the operator refuses its inputs.
     """
     if node.op == "get_attr":
         return program.shapes.fake(program.tensor(str(node.target)))
     if node.op == "output":
         return None
+    if node.target in KEEP_SHAPE:
+        return node.args[0].meta[KEY]  # type: ignore[union-attr]  # their schema starts with a tensor
     args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: n.meta[KEY])
     try:
-        with program.shapes.mode, torch.no_grad():
+        with program.shapes.mode, torch.no_grad(), enable_python_dispatcher(), program.shapes.env.suppress_guards():
             assert callable(node.target)
             return node.target(*args, **kwargs)
     except Exception as error:  # an operator's shape function may raise anything at all
@@ -151,9 +157,9 @@ def propagate(program: Program, nodes: Iterable[fx.Node] | None = None) -> None:
 
 def same(program: Program, left: Any, right: Any) -> bool:
     """Whether two propagated values have the same type: dtype and sizes, nested alike."""
-    if isinstance(left, FakeTensor) and isinstance(right, FakeTensor) and left.dtype == right.dtype:
-        if _static(left) and _static(right):
-            return left.shape == right.shape
+    alike = isinstance(left, FakeTensor) and isinstance(right, FakeTensor) and left.dtype == right.dtype
+    if alike and _static(left) and _static(right):
+        return bool(left.shape == right.shape)
     return describe(program, left) == describe(program, right)
 
 

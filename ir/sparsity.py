@@ -111,5 +111,6 @@ def pattern_to_json(pattern: Pattern) -> dict[str, Any]:
 
 def pattern_from_json(data: Mapping[str, Any]) -> Pattern:
     """The inverse of `pattern_to_json`. Raises KeyError, TypeError or ValueError on data of another shape."""
-    options = {key: tuple(value) if isinstance(value, list) else value for key, value in data.items()}
-    return PATTERNS[options.pop("pattern")](**options)
+    options: dict[str, Any] = {k: tuple(value) if isinstance(value, list) else value for k, value in data.items()}
+    pattern: Pattern = PATTERNS[options.pop("pattern")](**options)
+    return pattern

@@ -184,13 +184,11 @@ def check_shapes(program: Program, nodes: Iterable[fx.Node]) -> None:
 
 
 RULES: tuple[Rule, ...] = (
+    tensors_exist,
     well_formed,
     operators_allowed,
-    tensors_exist,
     no_leftovers,
     signature_fits,
     quantization_well_formed,
     stage_rules,
 )
-
-

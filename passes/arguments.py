@@ -44,4 +44,4 @@ def set_argument(node: fx.Node, name: str, value: Any) -> None:
 
 def arguments(node: fx.Node) -> dict[str, Any]:
     """Every argument by name, in the order of the schema."""
-    return {name: argument(node, name) for name in defaults(node.target)}  # type: ignore[arg-type]
+    return {name: argument(node, name) for name in defaults(node.target)}

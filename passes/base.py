@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
+from tersor.ir.errors import PassError
 from tersor.ir.program import HistoryEntry, Program
 from tersor.ir.stage import ALL_STAGES, Stage
 
@@ -83,7 +84,8 @@ class Sequence(Pass):
 
     def run(self, program: Program) -> PassResult:
         """Run the passes one after another."""
-        modified, notes = False, []
+        modified = False
+        notes: list[str] = []
         for step in self.expand():
             result = finished(step, step.run(program))
             program, modified = result.program, modified or result.modified
@@ -96,7 +98,13 @@ class Sequence(Pass):
 
 
 def finished(step: Pass, result: PassResult) -> PassResult:
-    """Close a pass's run: set the stage that it gives, drop what nobody reads, note it in the history."""
+    """Close a pass's run: set the stage that it gives, drop what nobody reads, note it in the history.
+
+    Raises PassError where `result` is no PassResult.
+    """
+    if not isinstance(result, PassResult):
+        hint = "end run with: return PassResult(program, modified=...)"
+        raise PassError("run did not return a result", expected="a PassResult", found=repr(result), hint=hint)
     program = result.program
     if step.gives is not None:
         program.stage = step.gives
@@ -115,8 +123,11 @@ def snake_case(name: str) -> str:
 
 
 def _text(value: Any) -> str:
-    if value is None or isinstance(value, bool | int | float | str | enum.Enum):
-        return value.value if isinstance(value, enum.Enum) else str(value)
+    if isinstance(value, enum.Enum):
+        return str(value.value)
+    if value is None or isinstance(value, bool | int | float | str):
+        return str(value)
     if isinstance(value, tuple | list) and all(isinstance(item, bool | int | float | str) for item in value):
         return ", ".join(map(str, value))
-    return str(value) if type(value).__str__ is not object.__str__ and len(str(value)) < 80 else type(value).__name__
+    described = getattr(type(value), "__str__", None) is not object.__str__
+    return str(value) if described and len(str(value)) < 80 else type(value).__name__

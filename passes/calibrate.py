@@ -97,7 +97,8 @@ class Calibrate(Pass):
         span = statistics[str(group)].range(kind, self.percentile)
         assert isinstance(source, fx.Node)
         scale, zero_point = grid(span, kind)
-        return torch.tensor(_within_clamp(source, scale, zero_point, span, kind)), torch.tensor(zero_point, dtype=torch.int32)
+        scale = _within_clamp(source, scale, zero_point, span, kind)
+        return torch.tensor(scale), torch.tensor(zero_point, dtype=torch.int32)
 
     def _constant_grid(self, program: Program, node: fx.Node) -> tuple[Tensor, Tensor]:
         source, _, axis, quant_min, quant_max, symmetric = node.args
@@ -131,7 +132,9 @@ class Calibrate(Pass):
         with program.graph.inserting_before(node):
             parameters = [program.attribute(tensor) for tensor in grids[str(group)]]
             assert isinstance(source, fx.Node)
-            new = program.call(FAKE_QUANTIZE, (source, *parameters, axis, quant_min, quant_max), like=source, name=node.name.replace("_observed", "_quantized"))
+            arguments = (source, *parameters, axis, quant_min, quant_max)
+            name = node.name.replace("_observed", "_quantized")
+            new = program.call(FAKE_QUANTIZE, arguments, like=source, name=name)
         program.replace(node, new)
 
 
@@ -175,7 +178,9 @@ def quantize_bias_of(program: Program, node: fx.Node, layout: WeightLayout) -> T
     """
     weight, bias = node.args[layout.weight], node.args[layout.bias]
     input_scale, tensor = scale_behind(program, node.args[0]), program.constant(bias)
-    assert isinstance(weight, fx.Node) and isinstance(weight.args[1], fx.Node) and tensor is not None
+    assert tensor is not None
+    assert isinstance(weight, fx.Node)
+    assert isinstance(weight.args[1], fx.Node)
     if input_scale is None:
         return tensor
     names = str(input_scale.target), str(weight.args[1].target)

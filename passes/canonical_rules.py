@@ -149,7 +149,8 @@ def pad_into_convolution(spatial: int) -> Rule:
         padding = _padding_with_zeros(node, spatial)
         if padding is None:
             return None
-        node.target = _WITH_NUMBERS.get(node.target, node.target)
+        target: Any = node.target
+        node.target = _WITH_NUMBERS.get(target, target)
         return _absorb(node, padding)
 
     return rule

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import enum
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
-from tersor.ir.errors import ArchiveError
+from torch import Tensor
+
+from tersor.ir.errors import ArchiveError, PassError
 from tersor.ir.program import Program
 
 from .base import Pass
@@ -23,48 +28,68 @@ class Checkpoints:
 
     A checkpoint is used again where the program given and all passes up to it, with their options, are the same.
     Data (calibration batches) cannot be compared and is taken to be the same: use another folder for other data.
+    A file that is damaged, or not the one that was written, is not used; the pass runs again.
+
+    Raises PassError where the folder cannot be made.
     """
 
     def __init__(self, folder: Path, program: Program, passes: Sequence[Pass]) -> None:
         self.folder = folder
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise PassError(f"{folder} cannot hold checkpoints: {error.strerror}", hint="name a folder") from error
         self._prints = _fingerprints(folder, program, passes)
 
     def resume(self, program: Program) -> tuple[Program, list[ReportRow]]:
         """The program after the last pass that is done already, and the rows up to it; else the program given."""
         done = self._done()
-        rows = [ReportRow.from_json(entry["row"]) for entry in done]
         for count in range(len(done), 0, -1):
+            file = self.folder / done[count - 1].file
             try:
-                loaded = Program.load(self.folder / done[count - 1]["file"])
-            except ArchiveError:
+                if _digest(file) != done[count - 1].sha256:
+                    continue
+                loaded = Program.load(file)
+            except (ArchiveError, OSError):
                 continue
-            outputs = program.signature.outputs
-            same = loaded.signature.outputs == outputs
-            loaded.signature = dataclasses.replace(loaded.signature, outputs=outputs) if same else loaded.signature
-            loaded.example = program.example
-            return loaded, rows[:count]
+            return _as_given(loaded, program), [entry.row for entry in done[:count]]
         return program, []
 
-    def save(self, index: int, name: str, program: Program, rows: Sequence[ReportRow]) -> None:
+    def save(self, index: int, name: str, program: Program, row: ReportRow) -> None:
         """Write the program after pass `index`, then the list that names it."""
         file = f"{index + 1:02d}-{name}.tersor"
         program.save(self.folder / file)
-        done = self._done()[:index]
-        done.append({"print": self._prints[index], "file": file, "row": rows[-1].to_json()})
-        write_json(self.folder / _STATE, done)
+        done = [*self._done()[:index], _Entry(self._prints[index], file, _digest(self.folder / file), row)]
+        write_json(self.folder / _STATE, [{**vars(entry), "row": entry.row.to_json()} for entry in done])
 
-    def _done(self) -> list[dict[str, object] | dict[str, str]] | list[dict]:  # type: ignore[type-arg]
+    def _done(self) -> list[_Entry]:
         try:
-            entries = json.loads((self.folder / _STATE).read_text())
-        except (OSError, ValueError):
+            data = json.loads((self.folder / _STATE).read_text(encoding="utf-8"))
+            entries = [_Entry(**{**entry, "row": ReportRow.from_json(entry["row"])}) for entry in data]
+        except (OSError, ValueError, TypeError, KeyError):
             return []
-        matching = []
-        for entry, fingerprint in zip(entries, self._prints, strict=False):
-            if entry.get("print") != fingerprint:
-                break
-            matching.append(entry)
-        return matching
+        matching = zip(entries, self._prints, strict=False)
+        return [entry for entry, _ in takewhile(lambda pair: pair[0].fingerprint == pair[1], matching)]
+
+
+@dataclass(frozen=True)
+class _Entry:
+    fingerprint: str
+    file: str
+    sha256: str
+    row: ReportRow
+
+
+def _as_given(loaded: Program, given: Program) -> Program:
+    """A loaded program with what a file does not hold: the classes that outputs are nested in, and the example."""
+    if loaded.signature.outputs == given.signature.outputs:
+        loaded.signature = dataclasses.replace(loaded.signature, outputs=given.signature.outputs)
+    loaded.example = given.example
+    return loaded
+
+
+def _digest(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def _fingerprints(folder: Path, program: Program, passes: Sequence[Pass]) -> list[str]:
@@ -73,9 +98,27 @@ def _fingerprints(folder: Path, program: Program, passes: Sequence[Pass]) -> lis
     digest = hashlib.sha256(given.read_bytes())
     prints = []
     for step in passes:
-        digest.update(json.dumps([type(step).__module__, step.name, step.options()]).encode())
+        digest.update(repr(_plain(step)).encode())
         prints.append(digest.hexdigest())
     return prints
+
+
+def _plain(value: object) -> object:
+    """An option as data whose text is the same in every process; what cannot be compared goes by its type."""
+    if value is None or isinstance(value, bool | int | float | str | bytes | enum.Enum):
+        return value
+    kind = f"{type(value).__module__}.{type(value).__qualname__}"
+    if isinstance(value, Tensor):
+        return kind, str(value.dtype), value.tolist()
+    if isinstance(value, set | frozenset):
+        return kind, sorted(repr(_plain(item)) for item in value)
+    if isinstance(value, Mapping):
+        return kind, [(_plain(key), _plain(item)) for key, item in value.items()]
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return kind, [(field.name, _plain(getattr(value, field.name))) for field in dataclasses.fields(value)]
+    if isinstance(value, list | tuple):
+        return kind, [_plain(item) for item in value]
+    return kind, getattr(value, "__qualname__", "")
 
 
 def write_json(path: Path, data: object) -> None:

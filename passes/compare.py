@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx
 
 from tersor.ir.operators import OBSERVE
-from tersor.ir.program import Program
+from tersor.ir.program import REPLACES, Program
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 """What float rounding may do to an output, relative to its largest value, through some hundred layers."""
@@ -135,10 +135,11 @@ def first_difference(before: Program, after: Program, inputs: Sequence[Tensor]) 
     """
     reference = _traits(before, inputs)
     candidate = _traits(after, inputs)
-    for node in after.graph.nodes:
+    nodes: list[fx.Node] = list(after.graph.nodes)
+    for node in nodes:
         if node.name in reference and node.name in candidate and candidate[node.name].differs(reference[node.name]):
             return node
-    return next((n for n in after.graph.nodes if "replaces" in n.meta and n.name not in reference), None)
+    return next((node for node in nodes if REPLACES in node.meta and node.name not in reference), None)
 
 
 def _traits(program: Program, inputs: Sequence[Tensor]) -> dict[str, _Trait]:

@@ -205,7 +205,8 @@ def _fold_after(layer: fx.Node, scale: Tensor, shift: Tensor, weights: _Weights)
 def _grouped(weight: Tensor, layer: fx.Node) -> Tensor:
     """Weights as [groups, out / groups, in / groups, ...], or with in before out for a transposed convolution."""
     groups = 1 if layer.target is aten.linear.default else argument(layer, "groups")
-    return weight.unflatten(0, (groups, -1))
+    grouped: Tensor = weight.unflatten(0, (groups, -1))
+    return grouped
 
 
 def _along(values: Tensor, axis: int, weight: Tensor, layer: fx.Node) -> Tensor:

@@ -12,7 +12,8 @@ from torch import Tensor, fx
 
 from tersor.ir.errors import PassError, TersorError, VerificationError
 from tersor.ir.example import example_of
-from tersor.ir.program import Program
+from tersor.ir.program import REPLACES, Program
+from tersor.ir.shapes import KEY
 from tersor.ir.stage import Stage
 from tersor.ir.verifier import verify
 
@@ -20,7 +21,7 @@ from .base import Pass, Promise, finished
 from .checkpoint import Checkpoints
 from .compare import Difference, difference, first_difference, shape_mismatch, within_rounding
 from .console import progress_bar
-from .progress import listening
+from .progress import Listener, listening
 from .report import PipelineResult, Report, ReportRow
 
 
@@ -45,7 +46,7 @@ class PassManager:
         checkpoint: str | Path | None = None,
         progress: bool | None = None,
     ) -> None:
-        for step in passes:
+        for step in _as_sequence(passes):
             if not isinstance(step, Pass):
                 hint = f"{step.__name__}()" if isinstance(step, type) else None
                 raise PassError("not a pass", expected="an instance of tersor.Pass", found=repr(step), hint=hint)
@@ -72,7 +73,7 @@ class PassManager:
         """Run every pass; the program given stays as it was.
 
         Raises PassError where the order is wrong, a pass fails or breaks its promise, VerificationError where it leaves
-        a program that breaks a rule.
+        a program that breaks a rule. An error raised inside a pass begins with the pass's name.
         """
         self.check_order(program.stage)
         checks = _Checks(program) if self.verify else None
@@ -87,10 +88,10 @@ class PassManager:
                 program, row = self._step(step, program, checks)
                 rows.append(row)
                 if store is not None:
-                    store.save(index, step.name, program, rows)
+                    store.save(index, step.name, program, row)
         return PipelineResult(program, Report(tuple(rows)))
 
-    def _progress(self) -> AbstractContextManager[object]:
+    def _progress(self) -> AbstractContextManager[Listener | None]:
         return nullcontext() if self.progress is False else progress_bar(always=self.progress is True)
 
     def _step(self, step: Pass, before: Program, checks: _Checks | None) -> tuple[Program, ReportRow]:
@@ -99,7 +100,7 @@ class PassManager:
         try:
             result = finished(step, step.run(before.copy()))
         except TersorError as error:
-            error.add_note(f"in pass {step.name}") if hasattr(error, "add_note") else None
+            error.within(f"pass {step.name}")
             raise
         except Exception as error:  # a pass is somebody's code and may raise anything
             raise PassError(f"pass {step.name} failed: {type(error).__name__}: {error}") from error
@@ -121,50 +122,94 @@ class _Checks:
 
     def after(self, step: Pass, before: Program, after: Program, modified: bool) -> tuple[Difference, Difference]:
         """Verify, compare, judge by the promise; returns the difference to the outputs before, and to the first."""
+        changed = changed_nodes(before, after)
+        if not modified and (changed or _tensors_changed(before, after)):
+            raise PassError(
+                f"pass {step.name} changed the program and says that it did not",
+                node=changed[0] if changed else None,
+                hint="return PassResult(program, modified=True)",
+            )
         try:
-            verify(after, shapes=changed_nodes(before, after))
+            verify(after, shapes=changed)
         except VerificationError as error:
-            raise VerificationError(f"after pass {step.name}: {error}") from error
+            error.within(f"after pass {step.name}")
+            raise
         if before is not self.at:
             self.previous = _outputs(before, self.inputs)
         outputs = _outputs(after, self.inputs) if modified else self.previous
-        mismatch = shape_mismatch(after.signature.output_names, self.previous, outputs)
-        found = None if mismatch else difference(self.previous, outputs)
-        exact = step.promise is not Promise.EXACT or within_rounding(self.previous, outputs)
-        if mismatch or found is None or found.new_nonfinite or not exact:
-            raise _broken(step, before, after, self.inputs, mismatch or str(found))
+        found = self._judged(step, before, after, outputs)
         self.previous, self.at = outputs, after
         return found, difference(self.given, outputs)
 
+    def _judged(self, step: Pass, before: Program, after: Program, outputs: tuple[Tensor, ...]) -> Difference:
+        mismatch = shape_mismatch(after.signature.output_names, self.previous, outputs)
+        if mismatch is not None:
+            raise _broken(step, before, after, self.inputs, "outputs of the same number, shapes and dtypes", mismatch)
+        found = difference(self.previous, outputs)
+        if found.new_nonfinite:
+            raise _broken(step, before, after, self.inputs, "values that stay finite", str(found))
+        if step.promise is Promise.EXACT and not within_rounding(self.previous, outputs):
+            raise _broken(step, before, after, self.inputs, "the outputs before the pass, up to rounding", str(found))
+        return found
 
-def _broken(step: Pass, before: Program, after: Program, inputs: Sequence[Tensor], found: str) -> PassError:
+
+def _broken(
+    step: Pass, before: Program, after: Program, inputs: Sequence[Tensor], expected: str, found: str
+) -> PassError:
     node = first_difference(_inference(before), _inference(after), inputs)
-    feeding = [n.name for n in node.all_input_nodes if n.meta.get("replaces", n.name) != n.name] if node else []
+    new = [n.name for n in node.all_input_nodes if n.meta.get(REPLACES, n.name) != n.name] if node else []
+    hints = [
+        "the node named is the first that differs" + (f"; it reads {', '.join(new)}, which are new" if new else "")
+    ]
+    if step.promise is Promise.EXACT:
+        hints.append("a pass that means to change numbers says so: promise = Promise.APPROXIMATE")
     return PassError(
         f"pass {step.name} broke its promise ({step.promise}): the outputs changed",
         node=node,
-        expected="the outputs before the pass" + (" up to float rounding" if step.promise is Promise.EXACT else ""),
+        expected=expected,
         found=found,
-        hint="the node named is the first that differs"
-        + (f"; it reads {', '.join(feeding)}, which the pass made" if feeding else ""),
+        hint="; ".join(hints),
     )
 
 
 def changed_nodes(before: Program, after: Program) -> list[fx.Node]:
-    """The nodes of `after` that are new, or that read something else than the node of their name did in `before`."""
+    """The nodes of `after` whose shape may be another than in `before`, which was verified.
+
+    They are new, or differ from the node of their name in what they call, read, or have recorded as their shape.
+    """
     old = {node.name: node for node in before.graph.nodes}
-    return [node for node in after.graph.nodes if node.name not in old or not _same_call(old[node.name], node)]
+    resized = _resized_tensors(before, after)
+    return [
+        node
+        for node in after.graph.nodes
+        if node.name not in old
+        or not _same_call(old[node.name], node)
+        or (node.op == "get_attr" and node.target in resized)
+    ]
 
 
 def _same_call(old: fx.Node, new: fx.Node) -> bool:
-    if old.target is not new.target and old.target != new.target:
+    if old.op != new.op or old.target != new.target or old.meta.get(KEY) is not new.meta.get(KEY):
         return False
-    if old.op == "get_attr" or old.meta.get("val") is not new.meta.get("val"):
-        return old.op == new.op == "get_attr" and old.meta.get("val") is new.meta.get("val")
     if str(old.args) != str(new.args) or str(old.kwargs) != str(new.kwargs):
         return False
     pairs = zip(old.all_input_nodes, new.all_input_nodes, strict=True)
-    return all(left.meta.get("val") is right.meta.get("val") for left, right in pairs)
+    return all(left.meta.get(KEY) is right.meta.get(KEY) for left, right in pairs)
+
+
+def _resized_tensors(before: Program, after: Program) -> set[str]:
+    """The names of tensors that have another shape or dtype than they had."""
+    old = before.tensors()
+    return {
+        name
+        for name, tensor in after.tensors().items()
+        if name not in old or old[name].shape != tensor.shape or old[name].dtype != tensor.dtype
+    }
+
+
+def _tensors_changed(before: Program, after: Program) -> bool:
+    old, new = before.tensors(), after.tensors()
+    return old.keys() != new.keys() or any(old[name] is not tensor for name, tensor in new.items())
 
 
 def _outputs(program: Program, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -184,6 +229,14 @@ def _refuse_writes(step: Pass, before: Program, versions: dict[str, int]) -> Non
                 f"pass {step.name} wrote into {name!r}, which the program given shares",
                 hint="replace it: program.set_tensor(name, new_value)",
             )
+
+
+def _as_sequence(passes: Sequence[Pass]) -> Sequence[Pass]:
+    if isinstance(passes, Pass):
+        raise PassError(
+            "passes are given as a list", found=repr(passes), hint=f"PassManager([{type(passes).__name__}(...)])"
+        )
+    return passes
 
 
 def _expanded(step: Pass) -> tuple[Pass, ...]:

@@ -103,7 +103,9 @@ def _match_at(anchor: fx.Node, pattern: Pattern) -> Match | None:
 def _closed(match: Match) -> bool:
     """Whether it can be taken away: nothing outside uses its inner nodes, and it does not feed itself."""
     calls, outputs = match.calls, set(match.outputs)
-    return calls.isdisjoint(match.inputs.values()) and all(user in calls for node in calls - outputs for user in node.users)
+    return calls.isdisjoint(match.inputs.values()) and all(
+        user in calls for node in calls - outputs for user in node.users
+    )
 
 
 @dataclass(frozen=True)
@@ -159,7 +161,7 @@ def _bind(wanted: Any, found: Any, binding: _Binding) -> Iterator[_Binding]:
 
 def _bind_node(wanted: fx.Node, found: fx.Node, binding: _Binding) -> Iterator[_Binding]:
     if wanted in binding.nodes:
-        if binding.nodes[wanted] is found:
+        if _same_value(binding.nodes[wanted], found):
             yield binding
         return
     if wanted.op == "placeholder":
@@ -171,6 +173,10 @@ def _bind_node(wanted: fx.Node, found: fx.Node, binding: _Binding) -> Iterator[_
     yield from _bind_all(left, right, binding.with_node(wanted, found))
     if wanted.target in COMMUTATIVE and left[2:] in ([], [1]):
         yield from _bind_all([left[1], left[0], *left[2:]], right, binding.with_node(wanted, found))
+
+
+def _same_value(node: fx.Node, other: fx.Node) -> bool:
+    return node is other or (node.op == other.op == "get_attr" and node.target == other.target)
 
 
 def _bind_all(wanted: list[Any], found: list[Any], binding: _Binding) -> Iterator[_Binding]:

@@ -4,7 +4,7 @@ The aim is speed on the target and no needless loss, so a grid is put where an i
 
 - a COMPUTE operator reads its activation on a grid; one whose kernel requantizes (convolution) gives one too, after a
   clamp that is fused into it;
-- ELEMENTWISE, LOOKUP and JOIN operators are quantized where they stand between integer kernels, as a residual add between
+- ELEMENTWISE, LOOKUP and JOIN operators are quantized where they are between integer kernels, as a residual add between
   convolutions does, and stay float elsewhere, unless everything is asked for;
 - MOVE operators carry the grid of their input, JOIN operators share one among their inputs.
 """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TypeVar
@@ -16,8 +16,8 @@ _listener: ContextVar[Listener | None] = ContextVar("progress", default=None)
 
 @contextmanager
 def listening(listener: Listener | None) -> Iterator[None]:
-    """Send progress to `listener` inside the block."""
-    token = _listener.set(listener)
+    """Send progress to `listener` inside the block; None leaves the listener that there is."""
+    token = _listener.set(listener or _listener.get())
     try:
         yield
     finally:
@@ -27,7 +27,7 @@ def listening(listener: Listener | None) -> Iterator[None]:
 def track(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
     """Yield the items, telling the listener after each."""
     listener = _listener.get()
-    if total is None and hasattr(items, "__len__"):
+    if total is None and isinstance(items, Sized):
         total = len(items)
     for done, item in enumerate(items, start=1):
         yield item

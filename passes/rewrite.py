@@ -44,7 +44,8 @@ class Rewrite(Pass):
 
     Operands of commutative operators match in either order, and what the pattern computes on the way has no other user.
     Occurrences do not overlap; the first in graph order wins. Batch norm and dropout are matched as they stand, so the
-    pattern says whether they train. Run Canonicalize first, so that no clone or dropout stands in between.
+    pattern says whether they train. A branch that the replacement takes on a dynamic size is taken once for all sizes.
+    Run Canonicalize first, so that no clone or dropout stands in between.
 
     pattern, replacement: functions that return a tensor or a tuple of tensors, as many as each other, of equal types.
     examples: what to trace the pattern with, by parameter: a tensor for a tensor (float32[4, 4] where none is given),

@@ -19,7 +19,7 @@ class Role(enum.Enum):
     """How an operator treats quantized values.
 
     COMPUTE: multiplies activations with a weight, accumulating in int32. ELEMENTWISE: reads values on grids and gives
-    values on a grid of its own. LOOKUP: the same of one value, by a table. JOIN: its inputs and its output share one grid. MOVE: moves or selects values, so the
+    values on a grid of its own. LOOKUP: the same of one value at a time, by a table. JOIN: its inputs and its output share one grid. MOVE: moves or selects values, so the
     output is on the input's grid. CLAMP: cuts values off; fused into the operator before it. FLOAT: computes in float.
     """
 
@@ -114,9 +114,7 @@ _ROLES: dict[object, Role] = {
         ),
         Role.MOVE,
     ),
-    **dict.fromkeys(
-        (aten.relu.default, aten.hardtanh.default, aten.clamp.default, aten.relu6.default), Role.CLAMP
-    ),
+    **dict.fromkeys((aten.relu.default, aten.hardtanh.default, aten.clamp.default, aten.relu6.default), Role.CLAMP),
 }
 
 
@@ -166,7 +164,7 @@ def clamp_range(node: fx.Node) -> tuple[float, float]:
 def _is_float(node: fx.Node) -> bool:
     value = node.meta.get(KEY)
     value = value[0] if isinstance(value, list | tuple) and value else value
-    return isinstance(value, Tensor) and value.is_floating_point()
+    return isinstance(value, Tensor) and bool(value.is_floating_point())
 
 
 def _has_constant_weight(program: Program, node: fx.Node) -> bool:

@@ -35,7 +35,7 @@ def trace_function(function: Callable[..., Any], inputs: Sequence[Tensor], *, co
     traced = make_fx(function, pre_dispatch=composite)(*inputs)
     opaque.hide(traced.graph)
     traced.recompile()
-    functional = dispatch_functionalize(traced, mode=FunctionalTensorMode(pre_dispatch=True, export=True))  # type: ignore[no-untyped-call]
+    functional = dispatch_functionalize(traced, mode=FunctionalTensorMode(pre_dispatch=True, export=True))
     traced = make_fx(functional, pre_dispatch=True)(*inputs)
     opaque.reveal(traced.graph)
     _normalize(traced.graph)

@@ -1,11 +1,11 @@
 """tersor: a compiler for model compression.
 
-    import tersor as ts
+import tersor as ts
 
-    program = ts.trace(model, (example,))
-    result = ts.PassManager([ts.Quantize(ts.INT8, calibration=batches)]).run(program)
-    artifact = ts.lower(result.program, target="onnxruntime", out="build/")
-    artifact.run(example)
+program = ts.trace(model, (example,))
+result = ts.PassManager([ts.Quantize(ts.INT8, calibration=batches)]).run(program)
+artifact = ts.lower(result.program, target="onnxruntime", out="build/")
+artifact.run(example)
 """
 
 from __future__ import annotations

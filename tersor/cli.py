@@ -279,5 +279,3 @@ def _print_rows(rows: list[dict[str, str]], as_json: bool) -> None:
 
 def _print_json(data: Any) -> None:
     click.echo(json.dumps(data, indent=1))
-
-

@@ -1,8 +1,8 @@
 """Recipes: a readable list of passes with their options, checked against each pass's own dataclass.
 
-    passes:
-      - canonicalize
-      - quantize: {scheme: int8, observer: mse}
+passes:
+  - canonicalize
+  - quantize: {scheme: int8, observer: mse}
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from tersor.ir.errors import RecipeError
+from tersor.ir.errors import RecipeError, TersorError
 from tersor.ir.quantization import SCHEMES, Scheme
 from tersor.ir.registry import unknown
 from tersor.passes.base import Pass
@@ -76,13 +76,17 @@ def _read(path: Path) -> Any:
 
 
 def _build(entry: Any, calibration: Iterable[Any] | None, where: str) -> Pass:
-    name, options = entry, {}
+    name, options = entry, dict[str, Any]()
     if isinstance(entry, Mapping) and len(entry) == 1:
         ((name, options),) = entry.items()
         options = {} if options is None else options
     if not isinstance(name, str) or not isinstance(options, Mapping):
         raise RecipeError(f"{where}: not a pass", expected="`name`, or `name: {option: value}`", found=repr(entry))
-    kind = PASSES.find(name)
+    try:
+        kind = PASSES.find(name)
+    except TersorError as error:
+        error.within(where)
+        raise
     fields = {field.name: field for field in dataclasses.fields(kind)}
     hints = typing.get_type_hints(kind)
     values: dict[str, Any] = {}
@@ -101,10 +105,7 @@ def convert(value: Any, hint: Any, where: str) -> Any:
     """A value from a file as the type that a field declares. Raises RecipeError."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
-        if value is None and type(None) in arguments:
-            return None
-        (hint, *_) = [argument for argument in arguments if argument is not type(None)]
-        return convert(value, hint, where)
+        return _union(value, arguments, where)
     if origin is tuple:
         items = value if isinstance(value, list) else [value]
         return tuple(convert(item, arguments[0], where) for item in items)
@@ -121,6 +122,19 @@ def convert(value: Any, hint: Any, where: str) -> Any:
     return _plain(value, hint, where)
 
 
+def _union(value: Any, alternatives: tuple[Any, ...], where: str) -> Any:
+    """The value as the first of the types that takes it; the error of the first where none does."""
+    if value is None and type(None) in alternatives:
+        return None
+    errors = []
+    for hint in alternatives:
+        try:
+            return convert(value, hint, where)
+        except RecipeError as error:
+            errors.append(error)
+    raise errors[0]
+
+
 def _dataclass(value: Mapping[str, Any], hint: Any, where: str) -> Any:
     hints = typing.get_type_hints(hint)
     names = [field.name for field in dataclasses.fields(hint)]
@@ -134,10 +148,20 @@ def _dataclass(value: Mapping[str, Any], hint: Any, where: str) -> Any:
 
 
 def _plain(value: Any, hint: Any, where: str) -> Any:
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+    if hint is float:
+        value = _number(value)
     if hint in (bool, int, float, str):
         if type(value) is not hint:
             raise RecipeError(f"{where}: wrong type", expected=hint.__name__, found=repr(value))
         return value
     raise RecipeError(f"{where} cannot be given in a recipe", found=repr(value), hint="build the pass in Python")
+
+
+def _number(value: Any) -> Any:
+    """A float for a whole number, and for text such as 1e-3, which YAML does not take for a number."""
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        return value
+    try:
+        return float(value)
+    except ValueError:
+        return value

@@ -97,5 +97,3 @@ def parse_dynamic(texts: Iterable[str]) -> Dynamic:
             raise RecipeError(f"not a dynamic dimension: {text!r}", expected="INPUT:DIMENSION=NAME, as x:0=batch")
         dynamic.setdefault(name, {})[int(dim)] = label
     return dynamic
-
-

@@ -50,6 +50,20 @@ class Value(str):
 
 
 @dataclass(frozen=True)
+class OnnxOptions:
+    """How a target wants its ONNX.
+
+    opset: the version of the operators.
+    unsigned: activations as uint8, 128 above the program's int8 values, instead of int8.
+    widen: 4-bit weights, stored as int4, are widened to int8 before anything reads them.
+    """
+
+    opset: int = 21
+    unsigned: bool = True
+    widen: bool = True
+
+
+@dataclass(frozen=True)
 class Stored:
     """A value on a grid: the names of its integers, and of the scale and zero point that they stand for."""
 
@@ -71,7 +85,6 @@ class Tail:
 class Builder:
     """The ONNX graph while it is built, and the node that is being emitted.
 
-    unsigned: activations are stored as uint8, 128 above the program's int8 values.
     values: the value of each node, a tuple of them where it has several.
     stored: a value on a grid -> its integers. `move` keeps such a value on its grid where `integer` says that an
     integer kernel will read the result.
@@ -79,7 +92,7 @@ class Builder:
     """
 
     program: Program
-    unsigned: bool = True
+    options: OnnxOptions
     values: dict[fx.Node, Any] = field(default_factory=dict)
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     initializers: dict[str, Callable[[], onnx.TensorProto]] = field(default_factory=dict)
@@ -107,6 +120,15 @@ class Builder:
     def result(self) -> Value:
         """The type of the node that is being emitted, under its name."""
         return Value(self.node.name, self.node.meta[KEY])
+
+    def value(self, node: fx.Node) -> Any:
+        """The value of a node; of one that was not emitted, its name and type alone."""
+        if node in self.values:
+            return self.values[node]
+        fake = node.meta[KEY]
+        if isinstance(fake, list | tuple):
+            return tuple(Value(f"{node.name}.{index}", part) for index, part in enumerate(fake))
+        return Value(node.name, fake)
 
     # -- operators -------------------------------------------------------------------------------------------------
 

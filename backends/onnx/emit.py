@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 import onnx
@@ -19,7 +18,7 @@ from tersor.ir.shapes import KEY, shape_of
 from ..base import Unsupported
 from ..grids import grids, integer_nodes
 from . import contractions, creation, elementwise, indexing, movement, normalization, pooling, quantization, reductions
-from .builder import Builder, Value
+from .builder import Builder, OnnxOptions, Value
 from .dtypes import element_type, tensor_proto
 from .registry import RULES, Refusal
 
@@ -37,17 +36,6 @@ RULE_MODULES = (
 """Importing them fills the table of rules."""
 
 
-@dataclass(frozen=True)
-class OnnxOptions:
-    """How a target wants its ONNX.
-
-    opset: the version of the operators. unsigned: activations as uint8, 128 above the program's int8 values.
-    """
-
-    opset: int = 21
-    unsigned: bool = True
-
-
 def emit_model(program: Program, options: OnnxOptions | None = None) -> onnx.ModelProto:
     """The model of a program, with the names of its nodes, parameters, inputs and outputs.
 
@@ -61,16 +49,16 @@ def emit_model(program: Program, options: OnnxOptions | None = None) -> onnx.Mod
     return emitter.model()
 
 
-def unsupported(program: Program, nodes: Iterable[fx.Node], options: OnnxOptions | None = None) -> list[Unsupported]:
-    """Those of the nodes that have no rule, or whose rule refuses what it is called with."""
+def unsupported(program: Program, options: OnnxOptions | None = None) -> list[Unsupported]:
+    """The nodes that have no rule, or whose rule refuses what it is called with."""
     emitter = _Emitter(program, options or OnnxOptions())
-    return [refused for node in nodes if (refused := emitter.emit(node)) is not None]
+    return [refused for node in program.graph.nodes if (refused := emitter.emit(node)) is not None]
 
 
 class _Emitter:
     def __init__(self, program: Program, options: OnnxOptions) -> None:
-        self.program, self.options = program, options
-        self.builder = Builder(program, options.unsigned)
+        self.program = program
+        self.builder = Builder(program, options)
         self.integer = integer_nodes(program, grids(program))
         self.inputs = [self.builder.unique(spec.name) for spec in program.signature.inputs]
         self.outputs = [self.builder.unique(name) for name in program.signature.output_names]
@@ -119,8 +107,7 @@ class _Emitter:
     def _resolve(self, argument: Any) -> Any:
         """The graph's arguments with nodes as values; a node that was not emitted by its type alone."""
         if isinstance(argument, fx.Node):
-            values = self.builder.values
-            return values[argument] if argument in values else _typed(argument.name, argument.meta[KEY])
+            return self.builder.value(argument)
         if isinstance(argument, Mapping):
             return {key: self._resolve(item) for key, item in argument.items()}
         if isinstance(argument, list | tuple):
@@ -164,7 +151,7 @@ class _Emitter:
             initializers,
             value_info=self._value_infos(made),
         )
-        opset = onnx.helper.make_opsetid("", self.options.opset)
+        opset = onnx.helper.make_opsetid("", self.builder.options.opset)
         version = onnx.helper.find_min_ir_version_for([opset])
         return onnx.helper.make_model(graph, producer_name="tersor", opset_imports=[opset], ir_version=version)
 
@@ -195,12 +182,6 @@ def _is_stored_otherwise(read: fx.Node, user: fx.Node) -> bool:
     """Whether a user of a tensor stores it as integers under the tensor's name."""
     places = {FAKE_QUANTIZE: (0, 2), FAKE_QUANTIZE_BIAS: (0, 1, 2)}.get(user.target, ())
     return any(user.args[place] is read for place in places)
-
-
-def _typed(name: str, fake: Any) -> Any:
-    if isinstance(fake, list | tuple):
-        return tuple(Value(f"{name}.{index}", part) for index, part in enumerate(fake))
-    return Value(name, fake)
 
 
 def _no_rule(node: fx.Node) -> tuple[str, str]:

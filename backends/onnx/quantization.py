@@ -1,7 +1,8 @@
 """Rules for tersor's own operators: fake-quantize as QuantizeLinear and DequantizeLinear.
 
 A constant is stored as the integers that stand for it, int8 or, where its grid is that small, int4. An activation is
-quantized and dequantized at run time. ONNX Runtime's kernels for x86 take uint8, so 128 is added to values and
+quantized and dequantized at run time. (ONNX Runtime computes with 4-bit weights in float alone, so a conversion to int8
+follows there; it is done once, when the file is loaded.) ONNX Runtime's kernels for x86 take uint8, so 128 is added to values and
 zero points there, which stand for the same numbers; TensorRT takes int8.
 
 A clamp before a grid costs a float operator between a kernel and its requantization. Rounding is monotone, so clamping
@@ -10,7 +11,6 @@ after it, at the rounded bounds, gives the same integers; mostly those are the b
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import onnx
@@ -24,7 +24,7 @@ from .builder import Builder, Value
 from .dtypes import tensor_proto
 from .registry import Refusal, rule
 
-INT4 = onnx.TensorProto.INT4
+INT4, INT8 = onnx.TensorProto.INT4, onnx.TensorProto.INT8
 
 
 @rule(OBSERVE)
@@ -68,14 +68,17 @@ def _constant(
     source, scales, zeros = (b.program.constant(argument) for argument in b.node.args[:3])
     assert source is not None and scales is not None and zeros is not None
     tensor, factors, offsets = source.detach(), scales.detach(), zeros.detach()
-    kind = INT4 if quant_min >= -8 and quant_max <= 7 else None
+    kind = INT4 if quant_min >= -8 and quant_max <= 7 else INT8
 
     def stored(name: str) -> onnx.TensorProto:
         steps = quantize_to_grid(tensor, factors, offsets, axis, quant_min, quant_max)
         return tensor_proto(name, steps.to(torch.int8), kind)
 
     steps = b.initializer(_name(b.node.args[0]), stored)
-    zero = _zero_point(b, b.node.args[2], lambda name: tensor_proto(name, offsets.to(torch.int8), kind))
+    read = kind
+    if kind == INT4 and b.options.widen:
+        steps, read = b.op("Cast", steps, to=INT8), INT8
+    zero = _zero_point(b, b.node.args[2], lambda name: tensor_proto(name, offsets.to(torch.int8), read))
     return b.op("DequantizeLinear", steps, scale, zero, axis=axis)
 
 
@@ -100,10 +103,10 @@ def _activation(
 ) -> str:
     factors, zeros = (b.program.constant(argument) for argument in b.node.args[1:3])
     assert factors is not None and zeros is not None
-    offset, dtype = (128, torch.uint8) if b.unsigned else (0, torch.int8)
+    offset, dtype = (128, torch.uint8) if b.options.unsigned else (0, torch.int8)
     offsets = (zeros.detach() + offset).to(dtype)
     zero = _zero_point(b, b.node.args[2], lambda name: tensor_proto(name, offsets))
-    source, clamps = _unclamped(b.node.args[0]) if axis is None else (b.node.args[0], [])
+    source, clamps = _unclamped(b, b.node.args[0]) if axis is None else (b.node.args[0], [])
     low, high = quant_min, quant_max
     for bounds in clamps:
         edges = quantize_to_grid(torch.tensor(bounds), factors.detach(), zeros.detach(), None, quant_min, quant_max)
@@ -118,20 +121,20 @@ def _onto_grid(b: Builder, source: object, scale: str, zero: str, clip: tuple[st
     assert isinstance(source, fx.Node)
     tail = b.tails.get(source)
     if tail is None or len(source.users) > 1 or axis is not None:
-        return b.on_grid(b.values[source], scale, zero, clip, axis)
+        return b.on_grid(b.value(source), scale, zero, clip, axis)
     return b.move(tail.operator, b.on_grid(tail.source, scale, zero, clip), *tail.rest)
 
 
-def _unclamped(source: object) -> tuple[object, list[tuple[float, float]]]:
+def _unclamped(b: Builder, source: object) -> tuple[object, list[tuple[float, float]]]:
     """The value before the clamps that only this grid reads, and their bounds, the first applied first."""
     clamps: list[tuple[float, float]] = []
-    while isinstance(source, fx.Node) and _is_clamp(source) and len(source.users) == 1:
+    while isinstance(source, fx.Node) and _is_clamp(b, source) and len(source.users) == 1:
         clamps.insert(0, clamp_range(source))
         source = source.args[0]
     return source, clamps
 
 
-def _is_clamp(node: fx.Node) -> bool:
+def _is_clamp(b: Builder, node: fx.Node) -> bool:
     if any(isinstance(argument, fx.Node) for argument in (*node.args[1:], *node.kwargs.values())):
         return False
-    return role_of(None, node) is Role.CLAMP  # type: ignore[arg-type]
+    return role_of(b.program, node) is Role.CLAMP

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import pytest
@@ -10,8 +10,9 @@ import torch
 import transformers as tf
 
 from tersor.frontends.torch_export import trace
+from tersor.ir.program import Program
 
-TEXT = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 50}
+TEXT: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 50}
 Case = tuple[Any, tuple[Any, ...], dict[str, Any]]
 
 
@@ -20,12 +21,12 @@ def tokens(*size: int) -> torch.Tensor:
 
 
 def resnet() -> Case:
-    config = tf.ResNetConfig(embedding_size=16, hidden_sizes=[16, 32], depths=[1, 1], num_labels=5)
+    config = tf.ResNetConfig(embedding_size=16, hidden_sizes=[16, 32], depths=[1, 1])
     return tf.ResNetForImageClassification(config), (torch.randn(2, 3, 32, 32),), {}
 
 
 def mobilenet() -> Case:
-    config = tf.MobileNetV2Config(depth_multiplier=0.25, image_size=32, num_labels=5)
+    config = tf.MobileNetV2Config(depth_multiplier=0.25, image_size=32)
     return tf.MobileNetV2ForImageClassification(config), (torch.randn(2, 3, 32, 32),), {}
 
 
@@ -39,7 +40,11 @@ def vit() -> Case:
 def bert() -> Case:
     mask = torch.ones(2, 8, dtype=torch.long)
     mask[1, 5:] = 0
-    return tf.BertModel(tf.BertConfig(**TEXT, intermediate_size=64)), (), {"input_ids": tokens(2, 8), "attention_mask": mask}
+    return (
+        tf.BertModel(tf.BertConfig(**TEXT, intermediate_size=64)),
+        (),
+        {"input_ids": tokens(2, 8), "attention_mask": mask},
+    )
 
 
 def llama() -> Case:
@@ -56,13 +61,22 @@ def deepseek() -> Case:
     return tf.DeepseekV3ForCausalLM(config), (), {"input_ids": tokens(2, 8)}
 
 
-@pytest.mark.parametrize("build", [resnet, mobilenet, vit, bert, llama, deepseek])
-def test_outputs_equal_eager(build: Callable[[], Case]) -> None:
-    model, args, kwargs = build()
-    program = trace(model, args, kwargs).verify()
-    model.eval()
+MODELS = {"resnet": resnet, "mobilenet": mobilenet, "vit": vit, "bert": bert, "llama": llama, "deepseek": deepseek}
+
+
+@cache
+def traced(name: str) -> tuple[Any, tuple[Any, ...], dict[str, Any], Program]:
+    model, args, kwargs = MODELS[name]()
+    dynamic = {"input_ids": {0: "batch", 1: "length"}} if name == "llama" else None
+    return model, args, kwargs, trace(model, args, kwargs, dynamic)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_outputs_equal_eager(name: str) -> None:
+    model, args, kwargs, program = traced(name)
+    program.verify()
     with torch.no_grad():
-        expected = model(*args, **kwargs, **({"use_cache": False} if kwargs else {}))
+        expected = model.eval()(*args, **kwargs, **({"use_cache": False} if kwargs else {}))
         found = program(*args, **kwargs)
     assert type(found) is type(expected)
     assert list(found.keys()) == list(expected.keys())
@@ -71,16 +85,13 @@ def test_outputs_equal_eager(build: Callable[[], Case]) -> None:
 
 
 def test_deepseek_keeps_its_experts_setting_and_the_history_says_what_was_traced() -> None:
-    model, args, kwargs = deepseek()
-    setting = model.config._experts_implementation
-    program = trace(model, args, kwargs)
-    assert model.config._experts_implementation == setting
+    model, _, _, program = traced("deepseek")
+    assert model.config._experts_implementation == "grouped_mm"
     assert any("batched_mm" in note for note in program.history[0].notes)
 
 
-def test_llama_says_that_its_cache_is_left_out_and_keeps_tied_embeddings() -> None:
-    model, args, kwargs = llama()
-    program = trace(model, args, kwargs, {"input_ids": {0: "batch", 1: "length"}})
+def test_llama_takes_other_sizes_keeps_tied_embeddings_and_says_that_its_cache_is_left_out() -> None:
+    model, _, _, program = traced("llama")
     assert model.config.use_cache
     assert any("use_cache=False" in note for note in program.history[0].notes)
     assert program.tensor("model.embed_tokens.weight") is program.tensor("lm_head.weight")

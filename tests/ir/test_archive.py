@@ -55,7 +55,12 @@ class Net(nn.Module):
         masked = hidden.masked_fill(self.mask, -math.inf).softmax(-1)
         grown = torch.full((tokens.shape[0] * 2, 3), math.nan, dtype=torch.float64)
         dense = hidden.clone(memory_format=torch.contiguous_format).to(torch.bfloat16) + self.slim
-        return {"logits": self.head(masked), "parts": (left, [right, dense]), "grown": grown, "e": self.empty * 2}
+        return {
+            "logits": self.head(masked),
+            "parts": (left, [right, dense]),
+            "grown": grown,
+            "e": self.get_buffer("empty") * 2,
+        }
 
 
 @cache
@@ -75,7 +80,8 @@ class Small(nn.Module):
         self.linear = nn.Linear(3, 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.linear(x).relu()
+        result: Tensor = self.linear(x).relu()
+        return result
 
 
 @cache
@@ -98,7 +104,9 @@ def document_of(path: Path) -> Document:
     return document
 
 
-def rewrite(path: Path, edit: Callable[[Document], object], tensors: Callable[[dict[str, Tensor]], object] = id) -> Path:
+def rewrite(
+    path: Path, edit: Callable[[Document], object], tensors: Callable[[dict[str, Tensor]], object] = id
+) -> Path:
     """Change a file as someone who knows the format would, with a digest that fits."""
     document, stored = document_of(path), load_file(path)
     edit(document)
@@ -257,8 +265,8 @@ def _fails(*_: object) -> None:
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
     path = small().save(tmp_path / "s.tersor")
     before = path.read_bytes()
-    monkeypatch.setattr(*((os, "fsync") if step == "fsync" else (Path, "replace")), _fails)
-    with pytest.raises(ArchiveError, match="could not be written: .*No space left"):
+    monkeypatch.setattr(os if step == "fsync" else Path, step, _fails)
+    with pytest.raises(ArchiveError, match=r"could not be written: .*No space left"):
         net().save(path)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
@@ -455,7 +463,10 @@ MALICIOUS: dict[str, tuple[Callable[[Document], object], str]] = {
     "an unknown kind": (lambda d: _last(d).update(kwargs={"a": {"code": "1"}}), "not known: code"),
     "two kinds": (lambda d: _last(d).update(kwargs={"a": {"node": "x", "float": "1"}}), "well-formed"),
     "a huge number": (lambda d: _last(d).update(args=[10**30]), "range of 64 bits"),
-    "a huge exponent": (lambda d: _last(d).update(target="python.pow", args=[10, 10**18]), "a power that no model needs"),
+    "a huge exponent": (
+        lambda d: _last(d).update(target="python.pow", args=[10, 10**18]),
+        "a power that no model needs",
+    ),
     "depth": (lambda d: _last(d).update(args=_nested(400)), "well-formed|not known"),
     "no output": (lambda d: d["nodes"].pop(), "well-formed"),
     "two outputs": (lambda d: d["nodes"].append(d["nodes"][-1] | {"name": "output_1"}), "well-formed"),

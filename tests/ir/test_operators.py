@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
 import onnxruntime
@@ -21,6 +23,7 @@ from tersor.ir.operators import (
     quantize_to_grid,
 )
 
+Array = np.ndarray[Any, Any]
 SCALES = (0.1, 1 / 3, 0.007, 1.0, 2.0**-9, 1e-6, 37.5)
 GRIDS = ((-128, 127, 0), (-128, 127, 17), (-127, 127, 0), (-8, 7, -8), (-7, 7, 0), (-2, 1, 1))
 
@@ -38,18 +41,19 @@ def random(scale: float, size: int = 500) -> Tensor:
     return torch.randn(size, generator=torch.Generator().manual_seed(1)) * scale * 90
 
 
-def numpy_quantize(x: Tensor, scale: np.float32, zero_point: int, low: int, high: int) -> np.ndarray:
+def numpy_quantize(x: Tensor, scale: Array, zero_point: int, low: int, high: int) -> Array:
     """Half to even by hand, on the float32 quotient: nothing of torch's rounding."""
     ratio = (x.numpy() / scale).astype(np.float64)
     floor = np.floor(ratio)
     rest = ratio - floor
     up = (rest > 0.5) | ((rest == 0.5) & (floor % 2 == 1))
-    return np.clip(floor + up + zero_point, low, high)
+    stored: Array = np.clip(floor + up + zero_point, low, high)
+    return stored
 
 
 def onnx_round_trip(x: Tensor, scale: Tensor, zero_point: Tensor, axis: int | None) -> Tensor:
     """QuantizeLinear then DequantizeLinear, int8, in ONNX Runtime."""
-    attributes = {} if axis is None else {"axis": axis}
+    attributes: dict[str, Any] = {} if axis is None else {"axis": axis}
     nodes = [
         helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"], **attributes),
         helper.make_node("DequantizeLinear", ["q", "s", "z"], ["y"], **attributes),

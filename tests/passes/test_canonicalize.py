@@ -8,11 +8,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 import transformers
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, fx, nn
 
 from tersor.frontends.torch_export import trace
+from tersor.ir.errors import PassError
 from tersor.ir.program import REPLACES, Program
 from tersor.ir.signature import Signature, TensorSpec
 from tersor.ir.structure import Structure
@@ -59,54 +60,55 @@ IMAGE = torch.randn(2, 3, 6, 6, generator=torch.Generator().manual_seed(0))
 WEIGHT = nn.Parameter(torch.randn(4, 3, 3, 3, generator=torch.Generator().manual_seed(1)))
 
 
-@pytest.mark.parametrize(
-    "function",
-    [
-        lambda m, x: x.clone(),
-        lambda m, x: x.detach(),
-        lambda m, x: F.dropout(x, 0.5, training=False),
-        lambda m, x: F.dropout2d(x, 0.5, training=False),
-        lambda m, x: x.to(torch.float32).type_as(x),
-        lambda m, x: x + 0,
-        lambda m, x: 0 + x,
-        lambda m, x: x - 0.0,
-        lambda m, x: x * 1.0 / 1,
-        lambda m, x: x**1,
-        lambda m, x: x + torch.zeros(()),
-        lambda m, x: torch.ones(1) * x,
-        lambda m, x: x.reshape(x.shape).expand(-1, 3, 6, 6),
-        lambda m, x: x[:, :, 0:6],
-        lambda m, x: x.permute(0, 1, 2, 3),
-        lambda m, x: x.transpose(1, 2).transpose(2, 1),
-        lambda m, x: x.permute(0, 2, 3, 1).permute(0, 3, 1, 2),
-        lambda m, x: x.permute(0, 1, 3, 2).transpose(-1, -2),
-        lambda m, x: x.unsqueeze(0).squeeze(0),
-        lambda m, x: x.flatten().reshape(2, 3, 6, 6),
-        lambda m, x: F.pad(x, (0, 0, 0, 0)),
-        lambda m, x: F.pad(x, (0, 0), mode="reflect"),
-    ],
+WITHOUT_EFFECT: tuple[Callable[..., Tensor], ...] = (
+    lambda m, x: x.clone(),
+    lambda m, x: x.detach(),
+    lambda m, x: F.dropout(x, 0.5, training=False),
+    lambda m, x: F.dropout2d(x, 0.5, training=False),
+    lambda m, x: x.to(torch.float32).type_as(x),
+    lambda m, x: x + 0,
+    lambda m, x: 0 + x,
+    lambda m, x: x - 0.0,
+    lambda m, x: x * 1.0 / 1,
+    lambda m, x: x**1,
+    lambda m, x: x + torch.zeros(()),
+    lambda m, x: torch.ones(1) * x,
+    lambda m, x: x.reshape(x.shape).expand(-1, 3, 6, 6),
+    lambda m, x: x[:, :, 0:6],
+    lambda m, x: x.permute(0, 1, 2, 3),
+    lambda m, x: x.transpose(1, 2).transpose(2, 1),
+    lambda m, x: x.permute(0, 2, 3, 1).permute(0, 3, 1, 2),
+    lambda m, x: x.permute(0, 1, 3, 2).transpose(-1, -2),
+    lambda m, x: x.unsqueeze(0).squeeze(0),
+    lambda m, x: x.flatten().reshape(2, 3, 6, 6),
+    lambda m, x: F.pad(x, (0, 0, 0, 0)),
+    lambda m, x: F.pad(x, (0, 0, 0, 0), mode="reflect"),
 )
-def test_what_changes_nothing_is_removed(function: Callable[..., Any]) -> None:
-    assert canonical(program_of(function, IMAGE), IMAGE) == ["return output=%x"]
 
 
-@pytest.mark.parametrize(
-    "function",
-    [
-        lambda m, x: x + torch.zeros(2, 2, 3, 6, 6),
-        lambda m, x: x.double(),
-        lambda m, x: x * torch.ones((), dtype=torch.float64).reshape(1).double(),
-        lambda m, x: x[:, 0:2],
-        lambda m, x: x.transpose(1, 2).transpose(1, 3),
-        lambda m, x: x.unsqueeze(0),
-        lambda m, x: torch.add(torch.zeros(1), x, alpha=2),
-        lambda m, x: 0 - x,
-        lambda m, x: x / 2,
-        lambda m, x: F.pad(x, (1, -1)),
-    ],
+def test_what_changes_nothing_is_removed() -> None:
+    program = program_of(lambda m, x: tuple(function(m, x) for function in WITHOUT_EFFECT), IMAGE)
+    (returned,) = canonical(program, IMAGE)
+    assert returned == "return " + ", ".join(f"output_{i}=%x" for i in range(len(WITHOUT_EFFECT)))
+
+
+WITH_EFFECT: tuple[Callable[..., Tensor], ...] = (
+    lambda m, x: x + torch.zeros(2, 2, 3, 6, 6),
+    lambda m, x: x.double(),
+    lambda m, x: x * torch.ones((), dtype=torch.float64).reshape(1).double(),
+    lambda m, x: x[:, 0:2],
+    lambda m, x: x.transpose(1, 2).transpose(1, 3),
+    lambda m, x: x.unsqueeze(0),
+    lambda m, x: torch.add(torch.zeros(1), x, alpha=2),
+    lambda m, x: 0 - x,
+    lambda m, x: x / 2,
+    lambda m, x: F.pad(x, (1, -1)),
 )
-def test_what_changes_type_or_values_is_kept(function: Callable[..., Any]) -> None:
-    assert canonical(program_of(function, IMAGE), IMAGE) != ["return output=%x"]
+
+
+def test_what_changes_type_or_values_is_kept() -> None:
+    program = program_of(lambda m, x: tuple(function(m, x) for function in WITH_EFFECT), IMAGE)
+    assert "=%x" not in canonical(program, IMAGE)[-1]
 
 
 def test_integers_divided_by_one_become_floats_and_stay_divided() -> None:
@@ -166,10 +168,9 @@ def test_what_depends_on_sizes_alone_is_constant_unless_they_are_dynamic() -> No
 
 
 def test_an_index_that_every_run_refuses_is_refused_here() -> None:
-    from tersor.ir.errors import PassError
-
-    program = program_of(lambda m, x: x + m.table[m.index], torch.randn(2), table=torch.ones(2), index=torch.tensor(1))
-    program.set_tensor("index", torch.tensor(7))
+    tensors = {"table": torch.ones(2), "index": torch.tensor([1])}
+    program = program_of(lambda m, x: x + m.table[m.index], torch.randn(2), **tensors)
+    program.set_tensor("index", torch.tensor([7]))
     with pytest.raises(PassError, match="from constants") as error:
         Canonicalize()(program)
     assert error.value.node is not None
@@ -197,18 +198,14 @@ def test_zero_pads_become_padding_of_every_convolution_that_reads_them() -> None
     ]
 
 
-@pytest.mark.parametrize(
-    ("pad", "options"),
-    [
-        ((1, 0, 1, 0), {}),
-        ((1, 1, 1, 1), {"mode": "reflect"}),
-        ((1, 1, 1, 1), {"value": 0.5}),
-        ((-1, -1, 0, 0), {}),
-    ],
-)
-def test_other_pads_stay(pad: tuple[int, ...], options: dict[str, Any]) -> None:
-    program = program_of(lambda m, x: F.conv2d(F.pad(x, pad, **options), m.w), IMAGE, w=WEIGHT)
-    assert canonical(program, IMAGE)[0].startswith("aten.pad(")
+def test_other_pads_stay() -> None:
+    def function(m: Any, x: Tensor) -> Any:
+        uneven, negative = F.pad(x, (1, 0, 1, 0)), F.pad(x, (-1, -1, 0, 0))
+        reflected, filled = F.pad(x, (1, 1, 1, 1), mode="reflect"), F.pad(x, (1, 1, 1, 1), value=0.5)
+        return tuple(F.conv2d(padded, m.w) for padded in (uneven, negative, reflected, filled))
+
+    text = canonical(program_of(function, IMAGE, w=WEIGHT), IMAGE)
+    assert len([line for line in text if line.startswith("aten.pad(")]) == 4
 
 
 def test_pads_of_channels_and_of_batches_stay() -> None:
@@ -216,28 +213,38 @@ def test_pads_of_channels_and_of_batches_stay() -> None:
     assert canonical(program, IMAGE[:, :1])[0].startswith("aten.pad(")
 
 
-@pytest.mark.parametrize(("padding", "folds"), [("valid", True), ("same", False)])
-def test_padding_given_as_a_word(padding: str, folds: bool) -> None:
-    program = program_of(lambda m, x: F.conv2d(F.pad(x, (1, 1)), m.w, padding=padding), IMAGE, w=WEIGHT)
-    text = canonical(program, IMAGE)
-    assert (text[0] == "aten.conv2d(%x, @w, None, [1, 1], [0, 1])") is folds
+def test_padding_given_as_a_word() -> None:
+    def function(m: Any, x: Tensor) -> Any:
+        padded = F.pad(x, (1, 1))
+        return F.conv2d(padded, m.w, padding="valid"), F.conv2d(padded, m.w, padding="same")
+
+    assert canonical(program_of(function, IMAGE, w=WEIGHT), IMAGE)[:3] == [
+        "aten.pad(%x, [1, 1])",
+        "aten.conv2d(%x, @w, None, [1, 1], [0, 1])",
+        "aten.conv2d.padding(%pad, @w, None, [1, 1], same)",
+    ]
 
 
-@pytest.mark.parametrize(
-    ("options", "folds"),
-    [({}, True), ({"count_include_pad": False}, False), ({"ceil_mode": True}, False), ({"padding": 1}, False)],
-)
-def test_average_pooling_takes_zeros_that_it_counts(options: dict[str, Any], folds: bool) -> None:
-    program = program_of(lambda m, x: F.avg_pool2d(F.pad(x, (1, 1, 1, 1)), 2, **options), IMAGE)
-    assert canonical(program, IMAGE)[0].startswith("aten.pad(") is not folds
+def test_average_pooling_takes_zeros_that_it_counts() -> None:
+    def function(m: Any, x: Tensor) -> Any:
+        padded = F.pad(x, (1, 1, 1, 1))
+        kept: tuple[dict[str, Any], ...] = ({"count_include_pad": False}, {"ceil_mode": True}, {"padding": 1})
+        return F.avg_pool2d(padded, 2), *(F.avg_pool2d(padded, 2, **options) for options in kept)
+
+    text = canonical(program_of(function, IMAGE), IMAGE)
+    assert [line.split(",")[0] for line in text[1:5]] == ["aten.avg_pool2d(%x", *["aten.avg_pool2d(%pad"] * 3]
 
 
-@pytest.mark.parametrize("mask", [torch.ones(6, 6, dtype=torch.bool), torch.zeros(6, 6)])
-def test_masks_that_hide_nothing_are_dropped(mask: Tensor) -> None:
-    attend = program_of(lambda m, x: F.scaled_dot_product_attention(x, x, x, m.mask), IMAGE, mask=mask)
-    assert canonical(attend, IMAGE)[0] == "aten.scaled_dot_product_attention(%x, %x, %x)"
-    causal = program_of(lambda m, x: F.scaled_dot_product_attention(x, x, x, m.mask), IMAGE, mask=torch.eye(6) > 0)
-    assert canonical(causal, IMAGE)[0] == "aten.scaled_dot_product_attention(%x, %x, %x, @mask)"
+def test_masks_that_hide_nothing_are_dropped() -> None:
+    def function(m: Any, x: Tensor) -> Any:
+        return tuple(F.scaled_dot_product_attention(x, x, x, mask) for mask in (m.all, m.zero, m.causal))
+
+    masks = {"all": torch.ones(6, 6) > 0, "zero": torch.zeros(6, 6), "causal": torch.ones(6, 6).tril() > 0}
+    assert canonical(program_of(function, IMAGE, **masks), IMAGE)[:3] == [
+        "aten.scaled_dot_product_attention(%x, %x, %x)",
+        "aten.scaled_dot_product_attention(%x, %x, %x)",
+        "aten.scaled_dot_product_attention(%x, %x, %x, @causal)",
+    ]
 
 
 def test_dead_nodes_go() -> None:
@@ -256,7 +263,8 @@ def test_a_program_that_is_trained_later_keeps_dropout_and_detach() -> None:
         "aten.detach(%dropout)",
         "return output=%detach",
     ]
-    assert canonical(program.copy().train(), IMAGE[:0])[0] == "aten.dropout(%x, 0.5, True)"
+    training = Canonicalize()(program.copy().train())
+    assert lines(training)[0] == "aten.dropout(%x, 0.5, True)"
 
 
 def test_copies_that_as_strided_reads_stay() -> None:
@@ -307,7 +315,7 @@ def chain(nodes: int) -> Program:
 
 def test_time_is_linear_in_the_number_of_nodes() -> None:
     seconds = []
-    for nodes in (1_000, 8_000):
+    for nodes in (500, 4_000):
         program = chain(nodes)
         start = time.process_time()
         result = Canonicalize().run(program)
@@ -322,7 +330,7 @@ LAYERS = st.sampled_from(
 
 
 class RandomNet(nn.Module):
-    """Layers one after another on 4 to 8 channels of images; batch norms have statistics of their own."""
+    """Layers one after another on 4 channels of images; batch norms have statistics of their own."""
 
     def __init__(self, layers: list[str], seed: int) -> None:
         super().__init__()
@@ -330,9 +338,7 @@ class RandomNet(nn.Module):
         self.layers = layers
         self.convolutions = nn.ModuleList()
         self.norms = nn.ModuleList()
-        channels = 4
         for layer in layers:
-            channels = 8 - channels if layer == "cat" and channels == 4 else channels
             if layer == "conv":
                 self.convolutions.append(nn.Conv2d(4, 4, 3, groups=seed % 2 + 1, bias=seed % 3 > 0))
             if layer == "norm":
@@ -363,11 +369,9 @@ class RandomNet(nn.Module):
         return x
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=10, deadline=None, database=None, phases=[Phase.generate, Phase.shrink])
 @given(layers=st.lists(LAYERS, min_size=1, max_size=10), seed=st.integers(0, 50), dynamic=st.booleans())
 def test_random_networks_keep_their_outputs(layers: list[str], seed: int, dynamic: bool) -> None:
-    if layers.count("pool") > 2:
-        return
     model = RandomNet(layers, seed).double().eval()
     x = torch.randn(2, 4, 9, 9, dtype=torch.float64)
     program = trace(model, (x,), dynamic={"x": {0: "batch"}} if dynamic else None)
@@ -379,18 +383,18 @@ def test_random_networks_keep_their_outputs(layers: list[str], seed: int, dynami
 
 
 def resnet() -> nn.Module:
-    config = transformers.ResNetConfig(embedding_size=16, hidden_sizes=[16, 32], depths=[1, 1], num_labels=4)
+    config = transformers.ResNetConfig(embedding_size=16, hidden_sizes=[16, 32], depths=[1, 1])
     return transformers.ResNetForImageClassification(config)
 
 
 def mobilenet() -> nn.Module:
-    config = transformers.MobileNetV2Config(depth_multiplier=0.25, num_labels=4, image_size=32)
+    config = transformers.MobileNetV2Config(depth_multiplier=0.25, image_size=32)
     return transformers.MobileNetV2ForImageClassification(config)
 
 
 def vit() -> nn.Module:
     config = transformers.ViTConfig(
-        hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, image_size=32, num_labels=4
+        hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, image_size=32
     )
     return transformers.ViTForImageClassification(config)
 

@@ -58,35 +58,39 @@ def test_silu_is_its_definition() -> None:
     assert Decompose(("aten.silu",)).promise is Promise.EXACT
 
 
-CASES: list[tuple[str, Callable[[Any, Tensor], Any]]] = [
-    ("aten.silu", lambda m, x: F.silu(x)),
-    ("aten.gelu", lambda m, x: F.gelu(x)),
-    ("aten.hardswish", lambda m, x: F.hardswish(x)),
-    ("aten.relu6", lambda m, x: F.relu6(x)),
-    ("aten.elu", lambda m, x: F.elu(x, 0.5)),
-    ("aten.softmax", lambda m, x: F.softmax(x, 1)),
-    ("aten.layer_norm", lambda m, x: F.layer_norm(x, (8,), m.weight[0])),
-    ("aten.group_norm", lambda m, x: F.group_norm(x, 3)),
-    ("aten.batch_norm", lambda m, x: m.norm(x)),
-    ("aten.linear", lambda m, x: F.linear(x, m.weight, m.weight[0])),
-    ("aten.matmul", lambda m, x: x @ m.weight),
-    ("aten.einsum", lambda m, x: torch.einsum("bchw,bchv->bhwv", x, x)),
-    ("aten.scaled_dot_product_attention", lambda m, x: F.scaled_dot_product_attention(x, x, x, is_causal=True)),
-    ("aten.split", lambda m, x: x.split(4, -1)),
-    ("aten.unbind.int", lambda m, x: torch.unbind(x, 1)[2]),
-    ("aten.repeat_interleave.self_int", lambda m, x: x.repeat_interleave(2, 1)),
-    ("aten.reshape", lambda m, x: x),
-]
+CASES: dict[str, Callable[[Any, Tensor], Any]] = {
+    "aten.silu": lambda m, x: F.silu(x),
+    "aten.gelu": lambda m, x: F.gelu(x),
+    "aten.hardswish": lambda m, x: F.hardswish(x),
+    "aten.relu6": lambda m, x: F.relu6(x),
+    "aten.elu": lambda m, x: F.elu(x, 0.5),
+    "aten.softmax": lambda m, x: F.softmax(x, 1),
+    "aten.layer_norm": lambda m, x: F.layer_norm(x, (8,), m.weight[0]),
+    "aten.group_norm": lambda m, x: F.group_norm(x, 3),
+    "aten.batch_norm": lambda m, x: m.norm(x),
+    "aten.linear": lambda m, x: F.linear(x, m.weight, m.weight[0]),
+    "aten.matmul": lambda m, x: x @ m.weight,
+    "aten.einsum": lambda m, x: torch.einsum("bchw,bchv->bhwv", x, x),
+    "aten.scaled_dot_product_attention": lambda m, x: F.scaled_dot_product_attention(x, x, x, is_causal=True),
+    "aten.split": lambda m, x: x.split(4, -1),
+    "aten.unbind.int": lambda m, x: torch.unbind(x, 1)[2],
+    "aten.repeat_interleave.self_int": lambda m, x: x.repeat_interleave(2, 1),
+}
 
 
-@pytest.mark.parametrize(("name", "function"), CASES)
-def test_definitions_give_the_same_numbers_for_any_batch(name: str, function: Callable[[Any, Tensor], Any]) -> None:
-    program = program_of(lambda m, x: (function(m, x), x + 1))
-    result = Decompose((name,))(program)
+@pytest.fixture(scope="module")
+def every_case() -> Program:
+    return program_of(lambda m, x: [function(m, x) for function in CASES.values()])
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_definitions_give_the_same_numbers_for_any_batch(name: str, every_case: Program) -> None:
+    result = Decompose((name,))(every_case)
+    assert any(call.startswith((f"{name}(", f"{name}.")) for call in calls(every_case))
     assert not any(call.startswith((f"{name}(", f"{name}.")) for call in calls(result))
     for batch in (3, 5):
         x = torch.randn(batch, 3, 8, 8)
-        torch.testing.assert_close(result(x), program(x), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(result(x), every_case(x), rtol=1e-5, atol=1e-5)
 
 
 def test_nested_definitions_are_followed_for_chosen_operators_only() -> None:

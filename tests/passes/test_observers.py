@@ -113,7 +113,8 @@ def test_masks_are_left_out_and_other_infinities_refused() -> None:
 @pytest.mark.parametrize("observer", [Observer.MIN_MAX, Observer.MSE])
 @pytest.mark.parametrize("axis", [None, 0, 1])
 def test_weight_scales_channel_by_channel(observer: Observer, axis: int | None) -> None:
-    weight = torch.randn(4, 6, 3, 3, generator=torch.Generator().manual_seed(3)) * torch.logspace(-2, 2, 4)[:, None, None, None]
+    spread = torch.logspace(-2, 2, 4).reshape(4, 1, 1, 1)
+    weight = torch.randn(4, 6, 3, 3, generator=torch.Generator().manual_seed(3)) * spread
     scales = weight_scales(weight, axis, SYMMETRIC, observer)
     channels = [weight] if axis is None else list(weight.unbind(axis))
     assert scales.shape == (() if axis is None else (len(channels),))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -15,6 +18,7 @@ from tersor.ir.quantization import INT8_PER_TENSOR, INT8_SYMMETRIC
 from tersor.passes.insert_fake_quant import InsertFakeQuant
 from tersor.passes.placement import Coverage
 
+Body = Callable[["Net", Tensor], Any]
 IMAGE = torch.randn(2, 4, 8, 8)
 ROW = torch.randn(2, 8)
 
@@ -22,7 +26,7 @@ ROW = torch.randn(2, 8)
 class Net(nn.Module):
     """Layers to write small networks with, and a forward given as a function."""
 
-    def __init__(self, forward: object) -> None:
+    def __init__(self, forward: Body) -> None:
         super().__init__()
         self.a, self.b, self.c = (nn.Conv2d(4, 4, 3, padding=1) for _ in range(3))
         self.linear, self.other = nn.Linear(8, 8), nn.Linear(8, 8)
@@ -31,7 +35,8 @@ class Net(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Run the function on the layers."""
-        return self.body(self, x)  # type: ignore[operator, no-any-return]
+        y: Tensor = self.body(self, x)
+        return y
 
 
 def observed(program: Program, **options: object) -> dict[str, str]:
@@ -41,7 +46,7 @@ def observed(program: Program, **options: object) -> dict[str, str]:
     return {n.args[0].name: str(n.args[1]) for n in nodes if n.args[0].op != "get_attr"}
 
 
-def placed(forward: object, x: Tensor, **options: object) -> dict[str, str]:
+def placed(forward: Body, x: Tensor, **options: object) -> dict[str, str]:
     """`observed` of a small network."""
     return observed(trace(Net(forward), (x,)), **options)
 
@@ -52,7 +57,7 @@ def test_a_clamp_is_fused_so_only_its_output_is_on_a_grid() -> None:
 
 
 def test_a_residual_add_between_convolutions_is_quantized() -> None:
-    def forward(m: Net, x: Tensor) -> Tensor:
+    def forward(m: Net, x: Tensor) -> Any:
         y = torch.relu(m.a(x))
         return m.c(torch.relu(m.b(y) + y))
 
@@ -62,21 +67,21 @@ def test_a_residual_add_between_convolutions_is_quantized() -> None:
 def test_an_add_between_linear_layers_stays_float() -> None:
     """Integer matrix products give floats, so a grid around a lone add would only cost."""
 
-    def forward(m: Net, x: Tensor) -> Tensor:
+    def forward(m: Net, x: Tensor) -> Any:
         return m.other(m.norm(m.linear(x) + x))
 
     assert set(placed(forward, ROW)) == {"x", "layer_norm"}
 
 
 def test_everything_is_quantized_when_asked_for() -> None:
-    def forward(m: Net, x: Tensor) -> Tensor:
+    def forward(m: Net, x: Tensor) -> Any:
         return m.other(F.gelu(m.linear(x) + x))
 
     assert set(placed(forward, ROW, coverage=Coverage.EVERYTHING)) == {"x", "linear", "add", "gelu", "linear_1"}
 
 
 def test_what_a_concat_joins_shares_one_grid_and_moves_carry_it() -> None:
-    def forward(m: Net, x: Tensor) -> Tensor:
+    def forward(m: Net, x: Tensor) -> Any:
         y = torch.cat([torch.relu(m.a(x)), F.hardtanh(m.b(x), 0.0, 6.0)], dim=1)
         return m.c(F.max_pool2d(y, 2)[:, 2:6])
 
@@ -87,7 +92,7 @@ def test_what_a_concat_joins_shares_one_grid_and_moves_carry_it() -> None:
 
 
 def test_a_float_value_is_put_on_a_grid_for_its_integer_readers_alone() -> None:
-    def forward(m: Net, x: Tensor) -> Tensor:
+    def forward(m: Net, x: Tensor) -> Any:
         y = m.norm(x)
         return m.linear(y) + y
 
@@ -108,7 +113,7 @@ def test_the_grid_goes_before_moves_that_have_no_other_reader() -> None:
 
 
 def test_skip_and_operators_choose() -> None:
-    def forward(m: Net, x: Tensor) -> Tensor:
+    def forward(m: Net, x: Tensor) -> Any:
         return m.linear(m.a(x))
 
     program = trace(Net(forward), (IMAGE,))

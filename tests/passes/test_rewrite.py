@@ -52,23 +52,12 @@ def silu(x: Tensor) -> Tensor:
 
 
 def test_an_occurrence_is_replaced_and_carries_what_it_stands_for() -> None:
-    program = program_of(lambda m, x: (F.linear(x, m.weight) * torch.sigmoid(F.linear(x, m.weight))) + swish(x), X)
+    program = program_of(lambda m, x: swish(F.linear(x, m.weight)) + 1, X)
     result = Rewrite(swish, silu)(program)
-    assert (
-        calls(result)
-        == [
-            "aten.linear(%x, @weight)",
-            "aten.sigmoid(%linear_1)",
-            "aten.linear(%x, @weight)",
-            "aten.mul.Tensor(%linear, %sigmoid)",
-            "aten.silu(%x)",
-            "aten.add.Tensor(%mul, %silu)",
-        ]
-        or calls(result).count("aten.silu(%x)") == 1
-    )
+    assert calls(result) == ["aten.linear(%x, @weight)", "aten.silu(%linear)", "aten.add.Tensor(%silu, 1)"]
     torch.testing.assert_close(result(X), program(X))
     (made,) = result.graph.find_nodes(op="call_function", target=torch.ops.aten.silu.default)
-    assert made.meta[REPLACES] == "mul_1"
+    assert made.meta[REPLACES] == "mul"
     assert "origin" in made.meta
     assert result.history[-1].notes == ("swish rewritten: 1",)
     assert result.history[-1].options["pattern"] == "swish"
@@ -79,7 +68,6 @@ def test_an_occurrence_is_replaced_and_carries_what_it_stands_for() -> None:
     [
         lambda m, x: torch.sigmoid(x) * x,
         lambda m, x: x * torch.sigmoid(x),
-        lambda m, x: torch.sigmoid(m.weight[:2]) * m.weight[:2] + x,
         lambda m, x: torch.sigmoid(m.weight) * m.weight,
     ],
 )
@@ -250,12 +238,12 @@ def test_occurrences_do_not_overlap_and_may_feed_each_other() -> None:
 def test_where_chooses() -> None:
     program = program_of(lambda m, x: swish(x) + swish(x.sin()), X)
     chosen = Rewrite(swish, silu, where=lambda match: match.inputs["x"].op == "placeholder")(program)
-    assert [call for call in calls(chosen) if "silu" in call] == ["aten.silu(%x)"]
+    assert [call for call in calls(chosen) if call.startswith("aten.silu(")] == ["aten.silu(%x)"]
 
 
 def test_the_promise_is_exact_unless_said_otherwise() -> None:
     assert Rewrite(swish, silu).promise is Promise.EXACT
-    assert Rewrite(swish, F.hardswish if False else silu, approximate=True).promise is Promise.APPROXIMATE
+    assert Rewrite(swish, silu, approximate=True).promise is Promise.APPROXIMATE
 
 
 def computes(x: Tensor, n: float) -> Tensor:

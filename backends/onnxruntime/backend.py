@@ -1,0 +1,81 @@
+"""The onnxruntime target: runs everywhere, and is the default."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from torch import fx
+
+from tersor.ir.errors import LoweringError
+from tersor.ir.program import Program
+
+from ..base import Artifact, Backend, Unsupported
+from ..manifest import read_manifest
+from .support import unsupported_nodes
+
+if TYPE_CHECKING:
+    from ..onnx.builder import OnnxOptions
+
+OPSETS = (21, 23)
+"""The least and greatest opset that can be written: int4 came with 21."""
+
+
+@dataclass(frozen=True)
+class OnnxRuntime(Backend):
+    """ONNX with QuantizeLinear and DequantizeLinear, in the form that ONNX Runtime fuses into integer kernels.
+
+    Weights are stored as int8 or int4, biases as int32, activations are uint8. The audit tells which operators ONNX
+    Runtime runs in integer, by letting it optimize the model.
+
+    external_data: keep tensors in a file beside the model, as is done anyway from 2 GB on.
+    opset: the version of ONNX's operators.
+    audit: ask ONNX Runtime which nodes run in integer; without it the report has no rows.
+    threads: of the artifact's session; None leaves it to ONNX Runtime.
+
+    Raises LoweringError on an opset that cannot be written, and from `emit` on a program that is not calibrated, that
+    trains, or that calls an operator without a rule.
+    """
+
+    name: ClassVar[str] = "onnxruntime"
+    summary: ClassVar[str] = "ONNX Runtime on CPUs: one QDQ ONNX file"
+
+    external_data: bool = False
+    opset: int = 21
+    audit: bool = True
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        if not OPSETS[0] <= self.opset <= OPSETS[1]:
+            raise LoweringError("cannot write this opset", expected=f"{OPSETS[0]} to {OPSETS[1]}", found=self.opset)
+
+    @classmethod
+    def missing(cls) -> str | None:
+        return None if find_spec("onnxruntime") else "onnxruntime"
+
+    @property
+    def onnx_options(self) -> OnnxOptions:
+        """The form of ONNX that ONNX Runtime fuses."""
+        from ..onnx.builder import OnnxOptions
+
+        return OnnxOptions(self.opset, unsigned=True, widen=True)
+
+    def supports(self, program: Program, node: fx.Node) -> Unsupported | None:
+        return next((found for found in self.unsupported(program) if found.node == node.name), None)
+
+    def unsupported(self, program: Program) -> list[Unsupported]:
+        """Every node that cannot be written as ONNX, found in one walk."""
+        return unsupported_nodes(program, self.onnx_options)
+
+    def emit(self, program: Program, out: Path) -> Artifact:
+        from .emit import emit
+
+        return emit(program, out, self)
+
+    @classmethod
+    def open(cls, folder: Path) -> Artifact:
+        from .artifact import OnnxRuntimeArtifact
+
+        return OnnxRuntimeArtifact(folder, *read_manifest(folder, cls.name))

@@ -1,0 +1,31 @@
+"""A program to the files of an artifact."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tersor.ir.program import Program
+from tersor.ir.stage import Stage
+
+from ..base import LoweringReport
+from ..manifest import write_manifest
+from ..onnx.emit import emit_model
+from ..onnx.file import write_model
+from .artifact import OnnxRuntimeArtifact
+from .audit import audit
+
+if TYPE_CHECKING:
+    from .backend import OnnxRuntime
+
+
+def emit(program: Program, out: Path, backend: OnnxRuntime) -> OnnxRuntimeArtifact:
+    """Write `model.onnx` and `artifact.json`. Raises LoweringError, and leaves what was there, where that fails."""
+    model = emit_model(program, backend.onnx_options)
+    out.mkdir(parents=True, exist_ok=True)
+    files = write_model(model, out, external=backend.external_data)
+    rows = audit(program, out / "model.onnx") if backend.audit else ()
+    notes = () if program.stage is not Stage.FLOAT else ("the program is not quantized",)
+    report = LoweringReport(backend.name, rows, {file.name: file.stat().st_size for file in files}, notes)
+    write_manifest(out, program.signature, report, files)
+    return OnnxRuntimeArtifact(out, program.signature, report, backend.threads)

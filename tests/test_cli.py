@@ -1,0 +1,187 @@
+"""The command line as a person uses it: in a folder with a module of hers, through `main`, by exit code and output."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tersor.cli import CHECK_FAILED, ERROR, USAGE, main
+
+ZOO = """
+import torch
+from torch import nn
+
+def model():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 1))
+    return net, torch.randn(2, 3, 8, 8)
+
+def batches():
+    return [torch.randn(2, 3, 8, 8) for _ in range(3)]
+
+def empty():
+    return []
+
+def nonsense():
+    return 42
+
+def branches():
+    class Net(nn.Module):
+        def forward(self, x):
+            return x if x.sum() > 0 else -x
+    return Net(), torch.randn(3)
+"""
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Run]:
+    """Call the command line in a new folder that holds zoo.py; gives exit code, output and errors."""
+    (tmp_path / "zoo.py").write_text(ZOO)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", ["", *sys.path])
+    sys.modules.pop("zoo", None)
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as stopped:
+            main(arguments)
+        captured = capsys.readouterr()
+        code = stopped.value.code
+        assert isinstance(code, int)
+        return code, captured.out, captured.err
+
+    yield call
+    sys.modules.pop("zoo", None)
+
+
+def compressed(run: Run, out: str = "out", *options: str) -> Any:
+    """Compress the zoo's model; the JSON report."""
+    arguments = ("compress", "zoo:model", "--data", "zoo:batches", "--out", out, "--json", *options)
+    code, output, errors = run(*arguments)
+    assert (code, errors) == (0, "")
+    return json.loads(output)
+
+
+def test_compress_writes_an_artifact_and_says_what_it_did(run: Run) -> None:
+    report = compressed(run)
+    assert [row["name"] for row in report["report"]][-2:] == ["calibrate", "correct_bias"]
+    assert report["lowering"]["integer_share"] == 1.0
+    assert Path("out/model.onnx").stat().st_size > 0
+    assert Path("out/program.tersor").stat().st_size > 0
+
+
+def test_compress_prints_tables(run: Run) -> None:
+    code, output, _ = run("compress", "zoo:model", "-d", "zoo:batches", "-o", "out")
+    assert code == 0
+    assert "calibrate" in output
+    assert "100.0% of MACs in integer" in output
+    assert "written to out" in output
+
+
+def test_show_prints_the_graph_and_the_cost(run: Run) -> None:
+    code, output, _ = run("show", "zoo:model", "--dynamic", "input:0=batch")
+    assert code == 0
+    assert "float32[batch, 4, 6, 6] = aten.conv2d" in output
+    assert "MACs" in output
+    found = json.loads(run("show", "zoo:model", "--json")[1])
+    assert found["macs"] == 2 * 6 * 6 * (8 * 27 + 4 * 8)
+    assert "conv2d" in run("show", "zoo:model", "--cost")[1]
+
+
+def test_verify_compares_program_artifact_and_file(run: Run) -> None:
+    compressed(run)
+    for pair in (("zoo:model", "out"), ("out/program.tersor", "out"), ("out", "out/model.onnx")):
+        code, output, errors = run("verify", *pair, "--json", "--seed", "3")
+        assert (code, errors) == (0, "")
+        (found,) = json.loads(output)["outputs"]
+        assert found["cosine"] > 0.99
+
+
+def test_verify_shows_layers_whose_names_are_shared(run: Run) -> None:
+    compressed(run)
+    found = json.loads(run("verify", "out/program.tersor", "out", "--layers", "--json")[1])
+    names = [row["name"] for row in found["layers"]]
+    assert "conv2d" in names or "relu" in names
+
+
+def test_verify_fails_when_asked_for_more_than_there_is(run: Run) -> None:
+    compressed(run)
+    assert run("verify", "zoo:model", "out", "--min-sqnr", "15")[0] == 0
+    assert run("verify", "zoo:model", "out", "--min-sqnr", "150")[0] == CHECK_FAILED
+    assert run("verify", "zoo:model", "out", "--max-relative", "1e-9")[0] == CHECK_FAILED
+
+
+def test_bench_measures_each(run: Run) -> None:
+    compressed(run)
+    found = json.loads(run("bench", "zoo:model", "out", "out/model.onnx", "--seconds", "0.05", "--json")[1])
+    assert set(found) == {"zoo:model", "out", "out/model.onnx"}
+    assert all(entry["median"] > 0 for entry in found.values())
+    assert "speed" in run("bench", "zoo:model", "--seconds", "0.05")[1]
+
+
+def test_targets_and_passes_are_listed(run: Run) -> None:
+    assert "onnxruntime" in {row["target"] for row in json.loads(run("targets", "--json")[1])}
+    assert {"quantize", "canonicalize"} <= {row["pass"] for row in json.loads(run("passes", "--json")[1])}
+    assert "recipes: float, int8" in run("passes")[1]
+
+
+def test_a_recipe_file_of_ones_own(run: Run) -> None:
+    Path("mine.yaml").write_text("passes:\n  - fold_batch_norm\n")
+    report = compressed(run, "out", "--recipe", "mine.yaml")
+    assert [row["name"] for row in report["report"]] == ["given", "fold_batch_norm"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (("compres", "zoo:model"), USAGE, "compres"),
+        (("compress", "zoo:model"), USAGE, "--out"),
+        (("compress", "zoo:model", "--outt", "x"), USAGE, "--out"),
+        (("compress", "zoo:model", "-o", "x", "--recipe", "int9"), USAGE, "did you mean 'int8'"),
+        (("compress", "zoo:model", "-o", "x", "--target", "onnxruntme"), USAGE, "did you mean 'onnxruntime'"),
+        (("compress", "zoo:modle", "-o", "x", "-d", "zoo:batches"), USAGE, "no 'modle'"),
+        (("compress", "zo:model", "-o", "x", "-d", "zoo:batches"), USAGE, "zo"),
+        (("compress", "zoo:nonsense", "-o", "x", "-d", "zoo:batches"), USAGE, "does not give a model"),
+        (("compress", "zoo:model", "-o", "x", "-d", "zoo:nonsense"), USAGE, "does not give data"),
+        (("compress", "zoo:model", "-o", "x", "-d", "zoo:empty"), ERROR, "empty"),
+        (("compress", "zoo:model", "-o", "x"), ERROR, "calibration data is missing"),
+        (("compress", "zoo:branches", "-o", "x", "-d", "zoo:batches"), ERROR, "torch.where"),
+        (("compress", "model.onnx", "-o", "x", "-d", "zoo:batches"), ERROR, "ONNX"),
+        (("show", "missing.tersor"), ERROR, "missing.tersor"),
+        (("show", "zoo.py"), ERROR, "zoo.py"),
+        (("show", "zoo:model", "--dynamic", "input"), USAGE, "x:0=batch"),
+        (("verify", "zoo:model", "nowhere/"), ERROR, "nowhere"),
+        (("bench",), USAGE, "MODELS"),
+    ],
+)
+def test_what_is_wrong_is_said_and_the_exit_code_tells(
+    run: Run, arguments: tuple[str, ...], code: int, said: str
+) -> None:
+    found, output, errors = run(*arguments)
+    assert found == code
+    assert said in errors
+    assert "Traceback" not in output + errors
+
+
+def test_help_names_every_verb(run: Run) -> None:
+    code, output, _ = run("--help")
+    assert code == 0
+    for verb in ("compress", "show", "verify", "bench", "targets", "passes"):
+        assert verb in output
+        assert run(verb, "--help")[0] == 0
+
+
+def test_an_interrupt_is_not_a_traceback(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tersor.cli.load_program", interrupted)
+    code, _, errors = run("show", "zoo:model")
+    assert code == 130
+    assert "interrupted" in errors

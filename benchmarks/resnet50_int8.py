@@ -45,8 +45,10 @@ def model(quick: bool) -> nn.Module:
     from transformers import ResNetConfig, ResNetForImageClassification
 
     torch.manual_seed(0)
-    small = {"embedding_size": 16, "hidden_sizes": [32, 64], "depths": [1, 1]}
-    return ResNetForImageClassification(ResNetConfig(num_labels=1000, **(small if quick else {}))).eval()
+    config = ResNetConfig(embedding_size=16, hidden_sizes=[32, 64], depths=[1, 1]) if quick else ResNetConfig()
+    config.num_labels = 1000
+    net: nn.Module = ResNetForImageClassification(config)
+    return net.eval()
 
 
 def run(quick: bool) -> list[Row]:

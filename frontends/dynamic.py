@@ -40,7 +40,7 @@ class DynamicDims:
             _, self.structure = flatten((args, dict(kwargs)))
         except SignatureError as error:
             raise TraceError(f"input {error.what}", expected=error.expected, found=error.found) from None
-        self.example = tuple(tensor.detach() for tensor in tensors)
+        self.example = tuple(t.clone() if t.is_inference() else t.detach() for t in tensors)
         self.names = list(by_name.paths())
         self.dynamic = {name: dict(dims) for name, dims in dynamic.items()}
         self._check(dict(zip(self.names, self.example, strict=True)))

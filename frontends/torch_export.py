@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
+from torch.fx._lazy_graph_module import _use_lazy_graph_module
 
 from tersor.ir import opaque
 from tersor.ir.errors import TraceError
@@ -77,10 +78,12 @@ def trace(
 
 def _export(flat: FlatModel, dims: DynamicDims) -> ExportedProgram:
     """The model as functional operators, batch norm and dropout hidden behind their stand-ins."""
+    example, dynamic_shapes = dims.example_for_export(), dims.for_export()
     try:
-        exported = torch.export.export(flat, dims.example_for_export(), dynamic_shapes=dims.for_export(), strict=False)
-        opaque.hide(exported.graph)
-        functional: ExportedProgram = exported.run_decompositions({})
+        with _use_lazy_graph_module(True):  # torch makes a score of modules on the way, most of which never run
+            exported = torch.export.export(flat, example, dynamic_shapes=dynamic_shapes, strict=False)
+            opaque.hide(exported.graph)
+            functional: ExportedProgram = exported.run_decompositions({})
         return functional
     except TraceError:
         raise

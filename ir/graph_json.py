@@ -36,11 +36,6 @@ _DEVICE = re.compile(r"[a-z]+(:\d{1,3})?")
 _TENSOR_NAME = re.compile(r"\w+(\.\w+)*", re.ASCII)
 
 
-def dtype_name(dtype: torch.dtype) -> str:
-    """`float32` for torch.float32."""
-    return str(dtype).removeprefix("torch.")
-
-
 def is_tensor_name(name: str) -> bool:
     """Whether `name` is a dotted path that a module's tensors can have, such as `layers.0.weight`."""
     return _TENSOR_NAME.fullmatch(name) is not None

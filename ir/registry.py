@@ -42,9 +42,8 @@ class Registry(Generic[T]):
         try:
             found = entry.load()
         except ImportError as error:
-            raise MissingDependencyError(
-                f"{self.kind} {name!r} cannot be loaded: {error}", found=entry.value
-            ) from error
+            what = f"{self.kind} {name!r} cannot be loaded: {error}"
+            raise MissingDependencyError(what, found=entry.value) from error
         except AttributeError as error:
             raise RecipeError(f"{self.kind} {name!r} does not exist: {error}", found=entry.value) from error
         if not (isinstance(found, type) and issubclass(found, self.base)):

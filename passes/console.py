@@ -13,13 +13,16 @@ from .progress import Listener
 
 @contextmanager
 def progress_bar(always: bool = False) -> Iterator[Listener | None]:
-    """A listener that draws a bar for each description; None where stderr is no terminal and `always` is not set."""
+    """A listener that draws a bar for each description; None where stderr is no terminal and `always` is not set.
+
+    The bars go when all is done; where stderr is no terminal their last state is printed and stays.
+    """
     console = Console(stderr=True)
     if not (always or console.is_terminal):
         yield None
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
+    with Progress(*columns, console=console, transient=console.is_terminal) as progress:
         tasks: dict[str, TaskID] = {}
 
         def listen(description: str, done: int, total: int | None) -> None:

@@ -137,7 +137,8 @@ class _Walk:
         read.update_arg(0, bias)
         scales = [program.tensor(str(argument.target)) for argument in read.args[1:]]  # type: ignore[union-attr]
         after: Tensor = FAKE_QUANTIZE_BIAS(program.tensor(name), *scales)
-        return after - before
+        changed: Tensor = after - before
+        return changed
 
 
 def _channel_mean(errors: list[Tensor], axis: int) -> Tensor:

@@ -7,10 +7,15 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from rich.console import Console
+from rich.box import HEAVY_HEAD, SIMPLE_HEAD
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
+from rich.text import Text
 
 from tersor.ir.program import Program
+
+_WIDE = 120
+"""The columns of text from which on the notes fit beside the figures."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,11 @@ class ReportRow:
     sqnr: float | None = None
     sqnr_total: float | None = None
     notes: tuple[str, ...] = ()
+
+    @property
+    def done(self) -> str:
+        """What the pass did, in words."""
+        return "; ".join(self.notes) or ("" if self.modified or not self.promise else "nothing to do")
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> ReportRow:
@@ -55,18 +65,28 @@ class Report:
         """Plain data."""
         return [row.to_json() for row in self.rows]
 
-    def __rich__(self) -> Table:
-        table = Table(title=None, header_style="bold")
-        table.add_column("pass")
-        for heading in ("promise", "nodes", "MACs", "size", "SQNR", "SQNR total", "time"):
-            table.add_column(heading, justify="left" if heading == "promise" else "right", no_wrap=True)
-        table.add_column("what it did", ratio=1)
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """One table where the console is wide, else a narrow one with what each pass did below it."""
+        wide = options.max_width >= _WIDE
+        yield self._table(wide)
+        if not wide:
+            yield from (Text(f"{row.name}: {row.done}") for row in self.rows if row.done)
+
+    def _table(self, wide: bool) -> Table:
+        table = Table(header_style="bold", box=HEAVY_HEAD if wide else SIMPLE_HEAD, pad_edge=wide)
+        table.add_column("pass", no_wrap=True)
+        if wide:
+            table.add_column("promise", no_wrap=True)
+        for heading in ("nodes", "MACs", "size", "SQNR", "SQNR total", "time"):
+            table.add_column(heading, justify="right", no_wrap=True)
+        if wide:
+            table.add_column("what it did", ratio=1)
         for row in self.rows:
-            table.add_row(
-                row.name, row.promise, str(row.nodes), quantity(row.macs), quantity(row.bytes, "B"),
-                decibels(row.sqnr), decibels(row.sqnr_total), f"{row.seconds:.2f} s",
-                "; ".join(row.notes) or ("" if row.modified or not row.promise else "nothing to do"),
-            )  # fmt: skip
+            cells = [
+                str(row.nodes), quantity(row.macs), quantity(row.bytes, "B"), decibels(row.sqnr),
+                decibels(row.sqnr_total), f"{row.seconds:.2f} s",
+            ]  # fmt: skip
+            table.add_row(row.name, *((row.promise, *cells, row.done) if wide else cells))
         return table
 
     def __str__(self) -> str:

@@ -18,9 +18,13 @@ aten = torch.ops.aten
 class Role(enum.Enum):
     """How an operator treats quantized values.
 
-    COMPUTE: multiplies activations with a weight, accumulating in int32. ELEMENTWISE: reads values on grids and gives
-    values on a grid of its own. LOOKUP: the same of one value at a time, by a table. JOIN: its inputs and its output share one grid. MOVE: moves or selects values, so the
-    output is on the input's grid. CLAMP: cuts values off; fused into the operator before it. FLOAT: computes in float.
+    COMPUTE: multiplies activations with a weight, accumulating in int32.
+    ELEMENTWISE: reads values on grids and gives values on a grid of its own.
+    LOOKUP: the same of one value at a time, by a table.
+    JOIN: its inputs and its output share one grid.
+    MOVE: moves or selects values, so the output is on the input's grid.
+    CLAMP: cuts values off; fused into the operator before it.
+    FLOAT: computes in float.
     """
 
     COMPUTE = "compute"
@@ -173,7 +177,8 @@ def _has_constant_weight(program: Program, node: fx.Node) -> bool:
 
 def _is_of_tensors(program: Program, node: fx.Node) -> bool:
     both = isinstance(node.args[0], fx.Node) and isinstance(node.args[1], fx.Node)
-    return both and node.kwargs.get("alpha", 1) == 1 and all(_is_float(n) for n in node.args)  # type: ignore[arg-type]
+    floats = both and all(_is_float(n) for n in node.args if isinstance(n, fx.Node))
+    return floats and bool(node.kwargs.get("alpha", 1) == 1)
 
 
 def _is_global_pool(program: Program, node: fx.Node) -> bool:

@@ -143,7 +143,7 @@ def _dataclass(value: Mapping[str, Any], hint: Any, where: str) -> Any:
             raise unknown(f"field of {hint.__name__} ({where})", str(key), names)
     try:
         return hint(**{key: convert(item, hints[key], f"{where}.{key}") for key, item in value.items()})
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise RecipeError(f"{where}: {error}") from error
 
 

@@ -59,10 +59,10 @@ def layer_of(module: str) -> str:
 
 
 def backend_of(module: str) -> str | None:
-    """The target a module belongs to; None for what all backends share."""
+    """The target a module belongs to; None for what all backends share, which has no backend.py."""
     parts = module.split(".")
     target = parts[2] if len(parts) > 2 and parts[1] == "backends" else None
-    return target if target and f"tersor.backends.{target}" in found_packages() else None
+    return target if target and (ROOT / "backends" / target / "backend.py").is_file() else None
 
 
 # -- Imports ---------------------------------------------------------------------------------------

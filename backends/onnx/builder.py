@@ -163,8 +163,6 @@ class Builder:
                 for index, value in enumerate(values):
                     if value == old:
                         values[index] = new
-            if new in node.output and len(node.output) == 1:
-                node.name = self.node.name
         if old in self.stored:
             self.stored[new] = self.stored.pop(old)
 

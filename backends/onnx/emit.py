@@ -118,7 +118,9 @@ class _Emitter:
         """Give the result the node's name, or that of the output that it is; a part of it that of who picks it."""
         fake = node.meta[KEY]
         if isinstance(result, str):
-            self.builder.values[node] = Value(self._rename(result, node, start), fake)
+            self.builder.values[node] = value = Value(self._rename(result, node, start), fake)
+            for proto in self.builder.nodes[start:]:
+                proto.name = node.name if value in proto.output else proto.name
             return
         pickers = {user.args[1]: user for user in node.users}
         self.builder.values[node] = tuple(

@@ -21,37 +21,48 @@ def _spread(value: Sizes, count: int) -> list[int]:
     return values * count if len(values) == 1 else values
 
 
-def _window(x: Value, kernel: Sizes, stride: Sizes, padding: Sizes, ceil_mode: bool, spatial: int) -> dict[str, Any]:
-    if x.rank != spatial + 2:
+def _window(
+    b: Builder, x: Value, kernel: Sizes, stride: Sizes, padding: Sizes, ceil_mode: bool, dilation: Sizes = 1
+) -> dict[str, Any]:
+    spatial = x.rank - 2
+    if spatial < 1 or len(_spread(kernel, spatial)) != spatial:
         raise Refusal("pools a tensor without a batch dimension", "unsqueeze(0) before, squeeze(0) after")
     sizes = _spread(kernel, spatial)
-    return {
-        "kernel_shape": sizes,
-        "strides": _spread(stride, spatial) if stride or isinstance(stride, int) else sizes,
-        "pads": _spread(padding, spatial) * 2,
-        "ceil_mode": int(ceil_mode),
-    }
+    steps = _spread(stride, spatial) if stride or isinstance(stride, int) else sizes
+    pads = _spread(padding, spatial)
+    reach = [d * (k - 1) + 1 for d, k in zip(_spread(dilation, spatial), sizes, strict=True)]
+    rounded = ceil_mode and _rounds_up(b, x, reach, steps, pads)
+    return {"kernel_shape": sizes, "strides": steps, "pads": pads * 2, "ceil_mode": int(rounded)}
 
 
-def _max_pool(spatial: int) -> Any:
-    def emit(
-        b: Builder, x: Value, kernel: Sizes, stride: Sizes, padding: Sizes, dilation: Sizes, ceil_mode: bool
-    ) -> str:
-        window = _window(x, kernel, stride, padding, ceil_mode, spatial)
-        return b.move("MaxPool", x, dilations=_spread(dilation, spatial), **window)
+def _rounds_up(b: Builder, x: Value, reach: list[int], steps: list[int], pads: list[int]) -> bool:
+    """Whether ONNX's ceil_mode gives ATen's sizes. ATen drops a last window that lies in the padding, ONNX does not."""
+    sizes, results = x.shape[2:], b.result.shape[2:]
+    if not all(isinstance(size, int) for size in sizes):
+        if any(pads):
+            raise Refusal("rounds sizes up that change from call to call, with padding", "ceil_mode=False")
+        return True
+    spans = [size + 2 * pad - span for size, pad, span in zip(sizes, pads, reach, strict=True)]
+    if all(r == span // step + 1 for r, span, step in zip(results, spans, steps, strict=True)):
+        return False
+    if all(r == -(-span // step) + 1 for r, span, step in zip(results, spans, steps, strict=True)):
+        return True
+    raise Refusal("rounds one size up and drops the last window of another", "ceil_mode=False")
 
-    return emit
 
-
-for _spatial, _operator in enumerate((aten.max_pool1d, aten.max_pool2d, aten.max_pool3d), 1):
-    rule(_operator.default)(_max_pool(_spatial))
+@rule(aten.max_pool1d.default, aten.max_pool2d.default, aten.max_pool3d.default)
+def max_pool(
+    b: Builder, x: Value, kernel: Sizes, stride: Sizes, padding: Sizes, dilation: Sizes, ceil_mode: bool
+) -> str:
+    window = _window(b, x, kernel, stride, padding, ceil_mode, dilation)
+    return b.move("MaxPool", x, dilations=_spread(dilation, x.rank - 2), **window)
 
 
 @rule(aten.avg_pool1d.default)
 def avg_pool1d(
     b: Builder, x: Value, kernel: Sizes, stride: Sizes, padding: Sizes, ceil_mode: bool, count_include_pad: bool
 ) -> str:
-    window = _window(x, kernel, stride, padding, ceil_mode, 1)
+    window = _window(b, x, kernel, stride, padding, ceil_mode)
     return b.op("AveragePool", x, count_include_pad=int(count_include_pad), **window)
 
 
@@ -66,7 +77,7 @@ def avg_pool2d(
     count_include_pad: bool,
     divisor: int | None,
 ) -> str:
-    window = _window(x, kernel, stride, padding, ceil_mode, 2)
+    window = _window(b, x, kernel, stride, padding, ceil_mode)
     if divisor is None:
         return b.op("AveragePool", x, count_include_pad=int(count_include_pad), **window)
     if ceil_mode:

@@ -98,6 +98,26 @@ def std(b: Builder, x: Value, dim: Dims, *, correction: float | None, keepdim: b
     return b.op("Sqrt", var(b, x, dim, correction=correction, keepdim=keepdim))
 
 
+@rule(aten.var.dim)
+def var_dim(b: Builder, x: Value, dim: Dims, unbiased: bool, keepdim: bool) -> str:
+    return var(b, x, dim, correction=float(unbiased), keepdim=keepdim)
+
+
+@rule(aten.std.dim)
+def std_dim(b: Builder, x: Value, dim: Dims, unbiased: bool, keepdim: bool) -> str:
+    return std(b, x, dim, correction=float(unbiased), keepdim=keepdim)
+
+
+@rule(aten.var.default)
+def var_whole(b: Builder, x: Value, unbiased: bool) -> str:
+    return var(b, x, None, correction=float(unbiased), keepdim=False)
+
+
+@rule(aten.std.default)
+def std_whole(b: Builder, x: Value, unbiased: bool) -> str:
+    return std(b, x, None, correction=float(unbiased), keepdim=False)
+
+
 @rule(aten.linalg_vector_norm.default)
 def vector_norm(b: Builder, x: Value, order: float, dim: Dims, keepdim: bool) -> str:
     if order == 2:

@@ -218,8 +218,9 @@ def test_the_example_needs_no_gradient() -> None:
 
 
 def test_tracing_inside_inference_mode_gives_tensors_that_train() -> None:
+    model = nn.Linear(3, 2)
     with torch.inference_mode():
-        program = trace(nn.Linear(3, 2), torch.randn(2, 3))
+        program = trace(model, torch.randn(2, 3))
     program(torch.randn(2, 3)).sum().backward()
     assert program.tensor("weight").grad is not None
 

@@ -212,6 +212,7 @@ def test_unused_tensors_go_with_their_sparsity() -> None:
 
 
 def node_of(ours: Program, target: Callable[..., object]) -> torch.fx.Node:
+    found: torch.fx.Node
     (found,) = ours.graph.find_nodes(op="call_function", target=target)
     return found
 

@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, ClassVar
 
 import pytest
@@ -38,9 +39,14 @@ class Net(nn.Module):
         return {"logits": self.second(hidden), "gate": torch.nn.functional.silu(hidden)}
 
 
-def net() -> Program:
+@cache
+def traced() -> Program:
     torch.manual_seed(0)
     return trace(Net(), torch.randn(5, 4), dynamic={"x": {0: "batch"}})
+
+
+def net() -> Program:
+    return traced().copy()
 
 
 def node_of(program: Program, target: Any) -> Any:

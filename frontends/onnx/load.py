@@ -1,0 +1,38 @@
+"""`load_onnx`: a model file to a Program."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tersor.ir.operators import FAKE_QUANTIZE
+from tersor.ir.program import HistoryEntry, Program
+from tersor.ir.stage import Stage
+from tersor.ir.verifier import verify
+
+from . import rules as rules  # registers them
+from .importer import Importer
+from .interpret import Interpreter
+from .model_file import read
+
+
+def load_onnx(path: str | Path) -> Program:
+    """Read an ONNX model into a Program of the operators that `trace` gives.
+
+    Float initializers become parameters under their own names, other constants buffers. Nodes are called what their
+    outputs are called in the file. Inputs are taken by position or by name; one output is a tensor, several are a dict
+    by name. Dimensions with a name stay dynamic. Quantized models arrive with their scales, at stage fake_quant.
+    Weights that lie beside the file are mapped, and must lie in its folder.
+
+    Raises ArchiveError where the file is no ONNX model, TraceError naming file and node where a node cannot be imported.
+    """
+    file = read(Path(path))
+    importer = Importer(file)
+    outputs = Interpreter(importer).graph()
+    program = importer.program
+    program.graph.output(tuple(importer.node(value) for value in outputs))
+    program.graph.eliminate_dead_code()
+    program.remove_unused_tensors()
+    if program.graph.find_nodes(op="call_function", target=FAKE_QUANTIZE):
+        program.stage = Stage.FAKE_QUANT
+    verify(program, shapes=())
+    return program.recorded(HistoryEntry("load_onnx", {"path": file.path.name}))

@@ -1,0 +1,112 @@
+"""The documentation is true: its Python runs, its commands and recipes parse, its links lead somewhere."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple
+
+import pytest
+import tomli
+import yaml
+
+from tersor.cli import cli
+from tersor.recipe import build_passes
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = sorted(path for path in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")] if path.is_file())
+EXECUTED = [page for page in PAGES if "```python\n" in page.read_text(encoding="utf-8")]
+
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
+
+
+class Block(NamedTuple):
+    """A fenced block: its language, the line that its text begins at, and its text."""
+
+    language: str
+    line: int
+    text: str
+
+
+def name_of(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+def blocks(page: Path, *languages: str) -> Iterator[Block]:
+    text = page.read_text(encoding="utf-8")
+    for found in FENCE.finditer(text):
+        if found[1] in languages:
+            yield Block(found[1], text.count("\n", 0, found.start(2)) + 1, found[2])
+
+
+@pytest.mark.parametrize("page", EXECUTED, ids=name_of)
+def test_python_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The blocks of a page run one after another in one module, in a folder of their own."""
+    module = ModuleType("page")
+    monkeypatch.setitem(sys.modules, "page", module)
+    monkeypatch.chdir(tmp_path)
+    for block in blocks(page, "python"):
+        # Lines are moved down so that a traceback names the page's own.
+        code = compile("\n" * (block.line - 1) + block.text, str(page), "exec", dont_inherit=True)
+        exec(code, module.__dict__)
+
+
+def commands() -> list[tuple[str, list[str]]]:
+    """Every line of a shell block that calls tersor or make, with the page that it stands on."""
+    lines = [(page, line) for page in PAGES for block in blocks(page, "shell") for line in block.text.splitlines()]
+    return [(name_of(page), shlex.split(line, comments=True)) for page, line in lines]
+
+
+def test_commands_parse() -> None:
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    for page, (program, verb, *arguments) in commands():
+        if program == "make":
+            assert verb in targets, f"{page}: make {verb}"
+        else:
+            assert program == "tersor", f"{page}: {program}"
+            cli.commands[verb].make_context(verb, arguments)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_recipes_are_well_formed(page: Path) -> None:
+    for block in blocks(page, "yaml", "toml"):
+        assert build_passes(yaml.safe_load(block.text) if block.language == "yaml" else tomli.loads(block.text))
+
+
+def anchors(page: Path) -> set[str]:
+    """The names that the headings of a page can be linked by."""
+    headings = HEADING.findall(FENCE.sub("", page.read_text(encoding="utf-8")))
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def broken_links(page: Path) -> Iterator[str]:
+    for link in LINK.findall(FENCE.sub("", page.read_text(encoding="utf-8"))):
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        if "://" in link or link.startswith("mailto:"):
+            continue
+        if not target.exists() or (anchor and anchor not in anchors(target)):
+            yield link
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_links_lead_somewhere(page: Path) -> None:
+    assert list(broken_links(page)) == []
+
+
+def test_a_broken_link_is_found(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("# A title\n[a](page.md#a-title) [b](#no-title) [c](gone.md) [d](https://example.com)\n")
+    assert list(broken_links(page)) == ["#no-title", "gone.md"]
+
+
+def test_every_decision_is_listed() -> None:
+    folder = ROOT / "docs" / "decisions"
+    listed = LINK.findall((folder / "README.md").read_text(encoding="utf-8"))
+    assert listed == sorted(path.name for path in folder.glob("[0-9]*.md"))

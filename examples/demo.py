@@ -74,8 +74,7 @@ def _lowered(before: ts.Program, after: ts.Program, out: Path) -> list[Entry]:
 def _table(entries: list[Entry], data: digits.Digits, example: Tensor) -> Table:
     with torch.no_grad():
         scores = [digits.accuracy(entry.run(data.test_images), data.test_labels) for entry in entries]
-        calls = {entry.name: partial(entry.run, example) for entry in entries}
-        latencies = measure(calls, seconds=0.5)
+        latencies = measure({entry.name: partial(entry.run, example) for entry in entries}, seconds=0.5)
     table = Table(title="digits: one image, one thread; speed against float on the same target", box=SIMPLE_HEAD)
     table.add_column("what", no_wrap=True)
     for heading in ("accuracy", "size", "MACs", "integer", "latency", "speed"):

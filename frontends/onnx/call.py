@@ -80,16 +80,12 @@ class Call:
         """The items of an integer input: numbers, and nodes where they depend on the sizes of the model's inputs."""
         value = self.input(index)
         sizes = as_sizes(self.importer.known(value) or value)
-        return list(sizes.items) if sizes is not None else list(self._items(value))
-
-    def _items(self, value: Value) -> Sequence[Size]:
-        """Numbers computed from data, read when the program runs."""
-        meta = self.importer.meta(value)
-        if meta.dim() > 1 or meta.is_floating_point() or not all(isinstance(size, int) for size in meta.shape):
-            self.refuse("sizes are computed from data", expected="constants, or sizes computed from shapes")
-        node = self.importer.node(value)
-        flat = [node] if meta.dim() == 0 else [self.call(aten.select.int, node, 0, i) for i in range(meta.shape[0])]
-        return [self.importer.add(aten._local_scalar_dense.default, (item,)) for item in flat]
+        if sizes is None:
+            self.refuse(
+                f"sizes ({self.proto.input[index]!r}) are computed from data",
+                expected="constants, or sizes computed from shapes",
+            )
+        return list(sizes.items)
 
     def only_reader(self, index: int) -> bool:
         """Whether this node alone reads that input, so that it may be merged with what computed it."""
@@ -176,9 +172,9 @@ class Call:
                 self.refuse(f"attribute {name!r} is missing")
             return default
         if attribute.type != kind:
-            kinds = AttributeProto.AttributeType
-            found = kinds.Name(attribute.type)
-            self.refuse(f"attribute {name!r} is of the wrong type", expected=AttributeProto.AttributeType.keys()[kind], found=found)
+            names = {number: label for label, number in AttributeProto.AttributeType.items()}
+            expected, found = names[kind], names.get(attribute.type)
+            self.refuse(f"attribute {name!r} is of the wrong type", expected=expected, found=found)
         return getattr(attribute, field)
 
     # -- operators -------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -70,6 +71,7 @@ class Importer:
     def add(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> fx.Node:
         """A new node, whatever is known about its inputs."""
         name = str(getattr(target, "_opname", getattr(target, "__name__", "call")))
+        args = _without_defaults(target, args)
         node = self.program.graph.create_node("call_function", target, args, kwargs or {}, name)
         try:
             node.meta[KEY] = infer(self.program, node)
@@ -193,7 +195,7 @@ class Importer:
             self.fresh.discard(value)
             value._rename(identifier(name))
         if isinstance(value, Known) and not value.name:
-            return Known(value.tensor, name, value.trainable, value.onnx_type, value.transposed)
+            return replace(value, name=name)
         return value
 
 
@@ -207,6 +209,16 @@ def replace_values(tree: Any, function: Callable[[Any], Any]) -> Any:
     if isinstance(tree, dict):
         return {key: replace_values(item, function) for key, item in tree.items()}
     return tree
+
+
+def _without_defaults(target: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Positional arguments up to the last that is not the schema's default, as a trace of PyTorch has them."""
+    if not isinstance(target, torch._ops.OpOverload):
+        return args
+    schema = target._schema.arguments
+    while args and schema[len(args) - 1].has_default_value() and schema[len(args) - 1].default_value == args[-1]:
+        args = args[:-1]
+    return args
 
 
 def _along(values: Tensor, axis: int | None, rank: int) -> Tensor:

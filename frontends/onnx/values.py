@@ -23,7 +23,8 @@ class Known:
 
     name: what it is called once it is a tensor of the program. trainable: it becomes a parameter. onnx_type: the
     element type in the file, where torch stores it wider (int4). transposed: the tensor of which it is the transpose,
-    so that a weight that is used both ways (tied embeddings) stays one tensor.
+    so that a weight that is used both ways (tied embeddings) stays one tensor. bias_scale: the scale with which it stood
+    in the file as int32.
     """
 
     tensor: Tensor
@@ -31,6 +32,7 @@ class Known:
     trainable: bool = False
     onnx_type: int | None = None
     transposed: Known | None = None
+    bias_scale: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import onnx
 import onnxruntime
@@ -20,6 +20,7 @@ from tersor.backends.onnx.registry import RULES, rule
 from tersor.frontends.torch_export import trace
 from tersor.ir.errors import LoweringError
 from tersor.ir.program import Program
+from tersor.ir.shapes import SYMBOLIC_OPERATORS
 from tersor.ir.signature import Signature, TensorSpec
 from tersor.ir.structure import flatten
 
@@ -55,17 +56,6 @@ def assert_same(expected: Sequence[Tensor], found: Sequence[Tensor]) -> None:
     assert len(expected) == len(found)
     for ours, theirs in zip(expected, found, strict=True):
         torch.testing.assert_close(theirs, ours.detach(), rtol=2e-5, atol=2e-5, equal_nan=True)
-
-
-def build(target: Any, args: Sequence[Any], inputs: Sequence[Tensor]) -> Program:
-    """A program of one operator; "%0" in `args` stands for the first input."""
-    graph = torch.fx.Graph()
-    nodes = [graph.placeholder(f"x{index}") for index in range(len(inputs))]
-    called = [nodes[int(arg[1:])] if isinstance(arg, str) and arg.startswith("%") else arg for arg in args]
-    graph.output((graph.call_function(target, tuple(called)),))
-    specs = tuple(TensorSpec(f"x{i}", tensor.dtype, tuple(tensor.shape)) for i, tensor in enumerate(inputs))
-    args_structure, outputs = flatten(tuple(inputs))[1], flatten(inputs[0])[1]
-    return Program.build(graph, {}, Signature(specs, args_structure, flatten({})[1], outputs))
 
 
 def randn(*shape: int) -> Tensor:
@@ -254,6 +244,7 @@ REDUCTIONS: dict[str, Case] = {
     "topk": (lambda t: tuple(torch.topk(t, 3, 2)), (x,)),
     "topk_least": (lambda t: torch.topk(t, 3, 1, largest=False)[0], (x,)),
     "sort": (lambda t: tuple(torch.sort(t, 1, descending=True)), (x,)),
+    "sort_stable": (lambda t: tuple(torch.sort(t, stable=True, dim=2)), (x,)),
     "diff": (lambda t: torch.diff(t, n=2, dim=1), (x,)),
     "diff_joined": (lambda t: torch.diff(t, dim=-1, prepend=t[..., :1] - 1), (whole,)),
     "diff_bool": (lambda t: torch.diff(t, dim=-1), (mask,)),
@@ -372,10 +363,15 @@ GROUPS = {
 
 
 @cache
+def program_of(group: str) -> Program:
+    cases = GROUPS[group]
+    return trace(Calls({name: function for name, (function, _) in cases.items()}), (inputs_of(cases),))
+
+
+@cache
 def outputs_of(group: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """What torch and ONNX Runtime give for each case of a group; torch runs the functions themselves."""
-    cases = GROUPS[group]
-    program = trace(Calls({name: function for name, (function, _) in cases.items()}), (inputs_of(cases),))
+    cases, program = GROUPS[group], program_of(group)
     flat = program.signature.flatten((inputs_of(cases),), {})
     found = program.unflatten(run(emit_model(program), flat))
     return {name: function(*inputs) for name, (function, inputs) in cases.items()}, found
@@ -389,3 +385,270 @@ def inputs_of(cases: dict[str, Case]) -> dict[str, list[Tensor]]:
 def test_a_rule_computes_what_torch_does(group: str, name: str) -> None:
     expected, found = (flatten(outputs[name])[0] for outputs in outputs_of(group))
     assert_same(expected, found)
+
+
+# Overloads that tracing turns into others, called as they are: the operator, and its arguments.
+c = torch.tensor
+DIRECT: list[tuple[Any, tuple[Any, ...]]] = [
+    (aten.add.Scalar, (x, 2, 3)),
+    (aten.sub.Scalar, (x, 2, 3)),
+    (aten.rsub.Tensor, (x, positive)),
+    (aten.mul.Scalar, (x, 2.5)),
+    (aten.div.Scalar, (x, 2.5)),
+    (aten.div.Scalar_mode, (x, 0.3)),
+    (aten.floor_divide.Scalar, (whole, 2)),
+    (aten.remainder.Tensor, (x, positive)),
+    (aten.remainder.Scalar_Tensor, (2.5, positive)),
+    (aten.fmod.Tensor, (x, positive)),
+    (aten.eq.Scalar, (whole, 2)),
+    (aten.ne.Tensor, (whole, whole.flip(0))),
+    (aten.gt.Scalar, (x, 0.5)),
+    (aten.ge.Scalar, (whole, 2.5)),
+    (aten.lt.Scalar, (x, 0)),
+    (aten.le.Tensor, (x, positive)),
+    (aten.clamp_min.default, (x, 0.1)),
+    (aten.clamp_max.default, (x, 0.1)),
+    (aten.where.ScalarSelf, (mask, 1.5, x)),
+    (aten.where.Scalar, (mask, 1.5, 2.5)),
+    (aten.masked_fill.Tensor, (x, mask, c(2.0))),
+    (aten.bitwise_and.Tensor, (whole, whole.flip(0))),
+    (aten.bitwise_and.Scalar, (whole, 3)),
+    (aten.__and__.Scalar, (whole, 3)),
+    (aten.bitwise_or.Tensor, (mask, mask.flip(0))),
+    (aten.bitwise_or.Scalar, (whole, 3)),
+    (aten.__or__.Tensor, (whole, whole.flip(0))),
+    (aten.bitwise_xor.Tensor, (mask, mask.flip(0))),
+    (aten.bitwise_xor.Scalar, (whole, 3)),
+    (aten.__xor__.Scalar, (whole, 3)),
+    (aten.logical_xor.default, (whole, mask[..., 0])),
+    (aten.contiguous.default, (x,)),
+    (aten.detach.default, (x,)),
+    (aten.lift_fresh_copy.default, (x,)),
+    (aten.feature_dropout.default, (x, 0.5, False)),
+    (aten.to.dtype, (x, torch.float64)),
+    (aten._prelu_kernel.default, (x, randn(4, 1, 1).abs())),
+    (aten.conv1d.padding, (x[..., 0], randn(8, 4, 3), None, [1], "same")),
+    (aten.conv3d.padding, (randn(1, 2, 4, 5, 6), randn(3, 2, 2, 2, 2))),
+    (aten.conv_transpose3d.input, (randn(1, 2, 4, 5, 6), randn(2, 3, 2, 2, 2), None, [2, 1, 1])),
+    (aten.mm.default, (matrix, randn(8, 4))),
+    (aten.dot.default, (matrix[0], matrix[1])),
+    (aten._softmax.default, (x, 1, False)),
+    (aten._log_softmax.default, (x, 1, False)),
+    (aten.prod.default, (small,)),
+    (aten.min.default, (x,)),
+    (aten.any.default, (mask,)),
+    (aten.any.dims, (mask, [1, 2])),
+    (aten.all.dim, (mask, 1)),
+    (aten.all.dims, (whole, [0, 2])),
+    (aten.std.dim, (x, [1, 2], False)),
+    (aten.var.default, (x, False)),
+    (aten.std.default, (x,)),
+    (aten.flatten.using_ints, (x, 1, -2)),
+    (aten.flatten.using_ints, (c(1.5),)),
+    (aten.unflatten.int, (x, 1, [2, -1])),
+    (aten.squeeze.dims, (x[:, :1, :1], [1, 2, 3])),
+    (aten.expand_as.default, (x[:, :1], x)),
+    (aten.numpy_T.default, (x,)),
+    (aten.movedim.int, (x, 1, -1)),
+    (aten.max_pool3d.default, (randn(1, 2, 4, 5, 6), [2, 2, 2])),
+    (aten.adaptive_avg_pool3d.default, (randn(1, 2, 4, 6, 6), [2, 3, 1])),
+    (aten.upsample_nearest1d.vec, (x[..., 0], [9], None)),
+    (aten.upsample_nearest2d.default, (x, [12, 9], 2.0, 1.5)),
+    (aten.upsample_bilinear2d.default, (x, [9, 9], False, 1.5, 1.5)),
+    (aten.constant_pad_nd.default, (x, [1, 2], 0.5)),
+    (aten.reflection_pad1d.default, (x[0], [1, 2])),
+    (aten.reflection_pad2d.default, (x, [1, 2, 3, 0])),
+    (aten.replication_pad1d.default, (x[0], [1, 2])),
+    (aten.replication_pad2d.default, (x, [1, 2, 3, 0])),
+    (aten.new_zeros.default, (x, [2, 3])),
+    (aten.zeros_like.default, (x,)),
+    (aten.ones.default, ([2, 3],)),
+    (aten.scalar_tensor.default, (2.5,)),
+    (aten.arange.start, (2, 7)),
+]
+
+
+@cache
+def outputs_of_overloads() -> tuple[tuple[Tensor, ...], list[Tensor]]:
+    graph = torch.fx.Graph()
+    tensors = [argument for _, args in DIRECT for argument in args if isinstance(argument, Tensor)]
+    nodes = iter([graph.placeholder(f"x{index}") for index in range(len(tensors))])
+    calls = [(op, tuple(next(nodes) if isinstance(a, Tensor) else a for a in args)) for op, args in DIRECT]
+    kept = tuple(graph.call_function(op, args, _keywords(op)) for op, args in calls)
+    graph.output(kept)
+    specs = tuple(TensorSpec(f"x{i}", tensor.dtype, tuple(tensor.shape)) for i, tensor in enumerate(tensors))
+    results = tuple(op(*args, **_keywords(op)) for op, args in DIRECT)
+    structures = flatten(tuple(tensors))[1], flatten({})[1], flatten(results)[1]
+    program = Program.build(graph, {}, Signature(specs, *structures))
+    return results, run(emit_model(program), tensors)
+
+
+def _keywords(op: Any) -> dict[str, Any]:
+    return {"rounding_mode": "floor"} if op is aten.div.Scalar_mode else {}
+
+
+@pytest.mark.parametrize("index", range(len(DIRECT)), ids=[str(op) for op, _ in DIRECT])
+def test_an_overload_computes_what_torch_does(index: int) -> None:
+    expected, found = outputs_of_overloads()
+    assert_same([expected[index]], [found[index]])
+
+
+UNDEFINED = {aten.empty.memory_format, aten.new_empty.default, aten.empty_like.default}
+"""Operators that give whatever the memory holds."""
+
+OTHERS = SYMBOLIC_OPERATORS | {aten.sym_numel.default}
+"""Arithmetic on sizes: see below."""
+
+
+def test_every_rule_is_exercised() -> None:
+    traced = {node.target for group in GROUPS for node in program_of(group).graph.nodes}
+    traced |= {node.target for node in flexible()[0].graph.nodes} | {op for op, _ in DIRECT}
+    known = {RULES[op].function for op in traced & RULES.keys()}
+    missing = {op for op, found in RULES.items() if found.function not in known}
+    assert {str(op) for op in missing - UNDEFINED - OTHERS if op.namespace != "tersor"} == set()
+
+
+# -- sizes that change from call to call -----------------------------------------------------------------------------
+
+class Flexible(nn.Module):
+    def forward(self, t: Tensor) -> dict[str, Tensor]:
+        batch, length, width = t.shape
+        return {
+            "heads": t.reshape(batch, length, 2, width // 2).transpose(1, 2),
+            "merged": t.reshape(batch * length, width),
+            "crossed": t.reshape(length, batch, width),
+            "flat": t.flatten(1),
+            "tail": t[:, length - 1 :, : length // 2],
+            "half": t[:, : max(length - 3, 1)],
+            "rest": t[:, : length % 3 + 1],
+            "count": torch.arange(length) * 2,
+            "wide": torch.full((batch, length + 2), 1.5),
+            "sized": t * length,
+            "expanded": t[:, :1].expand(batch, length, width),
+            "padded": F.pad(t, (0, 0, length, 1)),
+            "var": t.var(1),
+            "linear": F.linear(t, torch.ones(3, width), torch.ones(3)),
+            "causal": attend(t, t, t, is_causal=True),
+            "split": torch.split(t, 2, 2)[1],
+            "stacked": torch.cat([t, t], 1).unflatten(1, (2, length)),
+            "grouped": attend(t[:, None].expand(batch, 4, length, width), t[:, None], t[:, None], enable_gqa=True),
+        }
+
+
+@pytest.mark.parametrize("shape", [(2, 5, 6), (1, 4, 6), (3, 9, 6)])
+def test_sizes_that_change_from_call_to_call(shape: tuple[int, ...]) -> None:
+    program, model = flexible()
+    inputs = [randn(*shape)]
+    assert_same(program.run(inputs), run(model, inputs))
+
+
+@cache
+def flexible() -> tuple[Program, onnx.ModelProto]:
+    program = trace(Flexible(), (randn(2, 5, 6),), dynamic={"t": {0: "batch", 1: "length"}})
+    return program, emit_model(program)
+
+
+def test_dynamic_dimensions_keep_their_names() -> None:
+    _, model = flexible()
+    (given,) = model.graph.input
+    assert [d.dim_param or d.dim_value for d in given.type.tensor_type.shape.dim] == ["batch", "length", 6]
+    wide = next(output for output in model.graph.output if output.name == "wide")
+    assert [d.dim_param for d in wide.type.tensor_type.shape.dim] == ["batch", "length + 2"]
+
+
+# -- names and refusals ----------------------------------------------------------------------------------------------
+
+
+class Named(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 3)
+        self.output = nn.Linear(4, 2)  # a parameter whose name begins as the output's
+
+    def forward(self, t: Tensor) -> dict[str, Any]:
+        features = torch.relu(self.stem(t))
+        pooled = features.mean((2, 3))
+        return {"t": t, "pooled": pooled, "again": pooled, "scores": [self.output(pooled)], "weight": self.stem.bias}
+
+
+def test_names_are_those_of_the_program() -> None:
+    program = trace(Named(), (randn(2, 3, 8, 8),))
+    model = emit_model(program)
+    nodes = {node.name: node for node in model.graph.node}
+    assert nodes["conv2d"].input[1:] == ["stem.weight", "stem.bias"]
+    assert nodes["relu"].output == ["relu"]
+    assert [given.name for given in model.graph.input] == ["t"]
+    assert [given.name for given in model.graph.output] == ["t_1", "pooled", "again", "scores.0", "weight"]
+    inputs = [randn(2, 3, 8, 8)]
+    assert_same(program.run(inputs), run(model, inputs))
+
+
+def test_what_nothing_reads_is_not_stored() -> None:
+    program = trace(Named(), (randn(2, 3, 8, 8),))
+    stored = {tensor.name for tensor in emit_model(program).graph.initializer}
+    assert stored == {"stem.weight", "stem.bias", "output.weight", "output.bias", "constant_0"}
+
+
+def test_a_tied_tensor_is_stored_once() -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.words, self.head = nn.Embedding(7, 4), nn.Linear(4, 7, bias=False)
+            self.head.weight = self.words.weight
+
+        def forward(self, t: Tensor) -> Tensor:
+            return cast(Tensor, self.head(self.words(t)))
+
+    model = emit_model(trace(Tied(), (integers(7, 2, 3),)))
+    assert [tuple(tensor.dims) for tensor in model.graph.initializer] == [(7, 4)]
+
+
+REFUSED: dict[str, tuple[Callable[..., Any], tuple[Tensor, ...], str]] = {
+    "no rule": (torch.fft.rfft, (x,), "no rule"),
+    "boolean index": (lambda t, m: t[m], (x, mask), "depends on data"),
+    "windows of different size": (lambda t: F.adaptive_avg_pool2d(t, 4), (x,), "windows differ"),
+    "unbatched pool": (lambda t: F.max_pool2d(t, 2), (x[0],), "batch dimension"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_not_taken_is_said_with_a_reason_and_a_hint(name: str) -> None:
+    function, inputs, reason = REFUSED[name]
+    program = trace(Calls({"case": function}), ({"case": list(inputs)},))
+    (refused,) = unsupported(program)
+    assert reason in refused.reason
+    assert refused.hint
+    with pytest.raises(LoweringError, match=reason):
+        emit_model(program)
+
+
+def test_training_mode_is_refused() -> None:
+    program = trace(nn.Sequential(nn.BatchNorm2d(4), nn.Dropout()), (x,)).train()
+    assert [refused.operator for refused in unsupported(program)] == ["aten.batch_norm", "aten.dropout"]
+
+
+def test_a_rule_can_be_added_from_outside_but_not_twice() -> None:
+    program = trace(Calls({"case": torch.special.bessel_j0}), ({"case": [x]},))
+    (refused,) = unsupported(program)
+    assert "Decompose('aten.special_bessel_j0')" in str(refused.hint)
+
+    def bessel(b: Builder, t: Value) -> str:
+        return b.op("Mul", t, b.number(0, t.dtype))
+
+    target = aten.special_bessel_j0.default
+    try:
+        rule(target)(bessel)
+        assert unsupported(program) == []
+        with pytest.raises(LoweringError, match="has an ONNX rule already"):
+            rule(target)(bessel)
+    finally:
+        RULES.pop(target)
+
+
+@pytest.mark.parametrize("opset", [21, 23])
+def test_every_opset_that_is_offered_runs(opset: int) -> None:
+    program = trace(Named(), (randn(2, 3, 8, 8),))
+    model = emit_model(program, OnnxOptions(opset=opset))
+    assert model.opset_import[0].version == opset
+    inputs = [randn(2, 3, 8, 8)]
+    assert_same(program.run(inputs), run(model, inputs))

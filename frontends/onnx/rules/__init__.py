@@ -1,0 +1,18 @@
+"""The import rules, a module a group of operators. Importing this package registers them."""
+
+from . import convolution, creation, elementwise, indexing, linear, movement, normalization, pooling, quantization
+from . import reductions, shapes
+
+__all__ = [
+    "convolution",
+    "creation",
+    "elementwise",
+    "indexing",
+    "linear",
+    "movement",
+    "normalization",
+    "pooling",
+    "quantization",
+    "reductions",
+    "shapes",
+]

@@ -1,0 +1,98 @@
+"""Rules for matrix products: with a constant matrix they are `linear`, whose weight is [out, in]."""
+
+from __future__ import annotations
+
+import torch
+from torch import fx
+
+from tersor.ir.operators import FAKE_QUANTIZE, FAKE_QUANTIZE_BIAS, bias_scale
+
+from ..call import Call
+from ..registry import rule
+from ..values import Known, Value
+from .elementwise import commutative
+
+aten = torch.ops.aten
+
+
+def transposed(op: Call, value: Value) -> Value | None:
+    """The transpose of a constant matrix, also of one that is fake-quantized; None for any other value."""
+    known = op.importer.known(value)
+    if known is not None and known.tensor.dim() == 2:
+        if known.transposed is not None:
+            return known.transposed
+        return Known(known.tensor.t().contiguous(), known.name, known.trainable, known.onnx_type, known)
+    if not isinstance(value, fx.Node) or value.target is not FAKE_QUANTIZE or op.rank(value) != 2:
+        return None
+    source, scale, zero_point, axis, low, high = value.args
+    flipped = transposed(op, source)  # type: ignore[arg-type]  # its first argument is a node
+    if flipped is None:
+        return None
+    other = None if axis is None else 1 - int(axis)  # type: ignore[arg-type]  # by the schema: an int or None
+    result: Value = op.call(FAKE_QUANTIZE, flipped, scale, zero_point, other, low, high)
+    return result
+
+
+def bias_on_grid(op: Call, bias: Value | None, x: Value, weight: Value) -> Value | None:
+    """A bias that stood in the file as int32 on the grid of its accumulator, put on that grid again."""
+    known = None if bias is None else op.importer.known(bias)
+    if known is None or known.bias_scale is None:
+        return bias
+    nodes = [node for node in (x, weight) if isinstance(node, fx.Node) and node.target is FAKE_QUANTIZE]
+    if len(nodes) != 2:
+        return bias
+    scales = [op.importer.known(node.args[1]) for node in nodes]  # type: ignore[arg-type]  # scales are nodes
+    if any(scale is None for scale in scales):
+        return bias
+    product = bias_scale(scales[0].tensor, scales[1].tensor)  # type: ignore[union-attr]  # none is None
+    if not torch.allclose(product.expand_as(known.tensor), known.bias_scale.expand_as(known.tensor), rtol=1e-6, atol=0):
+        return bias
+    result: Value = op.call(FAKE_QUANTIZE_BIAS, bias, nodes[0].args[1], nodes[1].args[1])
+    return result
+
+
+@rule("MatMul")
+def matmul(op: Call) -> Value:
+    left, right = op.input(0), op.input(1)
+    weight = transposed(op, right) if op.dtype(left).is_floating_point and isinstance(left, fx.Node) else None
+    result: Value = op.call(aten.matmul.default, left, right) if weight is None else op.call(aten.linear.default, left, weight)
+    return result
+
+
+@rule("Add")
+def add(op: Call) -> Value:
+    """After a product with a constant matrix, a constant vector is its bias."""
+    for index in (0, 1):
+        product, bias = op.input(index), op.input(1 - index)
+        known = op.importer.known(bias)
+        if known is None or not isinstance(product, fx.Node) or not op.only_reader(index):
+            continue
+        if product.target is aten.linear.default and len(product.args) == 2:
+            x, weight = product.args
+            if tuple(known.tensor.shape) == (weight.meta["val"].shape[0],):  # type: ignore[union-attr]  # a node
+                bias = bias_on_grid(op, bias, x, weight)  # type: ignore[arg-type, assignment]  # nodes
+                result: Value = op.call(aten.linear.default, x, weight, bias)
+                return result
+    return commutative(op, aten.add.Tensor)
+
+
+@rule("Gemm")
+def gemm(op: Call) -> Value:
+    """alpha * a @ b + beta * c, each matrix transposed on request."""
+    a, b, c = op.input(0), op.input(1), op.optional(2)
+    alpha, beta = op.attr_float("alpha", 1.0), op.attr_float("beta", 1.0)
+    if op.attr_int("transA", 0):
+        a = op.call(aten.permute.default, a, [1, 0])
+    weight = b if op.attr_int("transB", 0) else transposed(op, b)
+    vector = c is None or (op.rank(c) == 1 and op.size(c, 0) == op.size(b, 0 if op.attr_int("transB", 0) else 1))
+    if weight is not None and vector and alpha == 1 and (c is None or beta == 1) and op.dtype(a).is_floating_point:
+        result: Value = op.call(aten.linear.default, a, weight, bias_on_grid(op, c, a, weight))
+        return result
+    if op.attr_int("transB", 0):
+        b = op.call(aten.permute.default, b, [1, 0])
+    product = _scaled(op, op.call(aten.matmul.default, a, b), alpha)
+    return product if c is None else op.call(aten.add.Tensor, product, _scaled(op, c, beta))
+
+
+def _scaled(op: Call, value: Value, factor: float) -> Value:
+    return value if factor == 1 else op.call(aten.mul.Tensor, value, factor)

@@ -1,0 +1,66 @@
+"""Rules for normalization."""
+
+from __future__ import annotations
+
+import torch
+
+from ..call import Call
+from ..registry import rule
+from ..values import Known, Size, Value
+
+aten = torch.ops.aten
+
+
+@rule("BatchNormalization")
+def batch_norm(op: Call) -> Value | list[Value]:
+    x, weight, bias, mean, var = op.inputs
+    epsilon, momentum = op.attr_float("epsilon", 1e-5), op.attr_float("momentum", 0.9)
+    if op.opset >= 14 and op.attr_int("training_mode", 0):
+        return _training(op, epsilon, momentum)
+    if op.opset < 9 and op.attr_int("spatial", 1) == 0:
+        op.refuse("statistics of every element are not taken", expected="spatial 1")
+    mean, var, kept = op.frozen(mean), op.frozen(var), round(1 - momentum, 9)
+    result: Value = op.call(aten.batch_norm.default, x, weight, bias, mean, var, False, kept, epsilon, True)
+    return result
+
+
+def _training(op: Call, epsilon: float, momentum: float) -> list[Value]:
+    """The batch's own statistics, and the running ones after it; their variance is over n, not n - 1."""
+    x, weight, bias, mean, var = op.inputs
+    axes = [axis for axis in range(op.rank(x)) if axis != 1]
+    own_mean = op.call(aten.mean.dim, x, axes)
+    own_var = op.call(aten.var.correction, x, axes, correction=0)
+    y = op.call(aten.batch_norm.default, x, weight, bias, own_mean, own_var, False, 0.1, epsilon, True)
+    return [y, _moved(op, mean, own_mean, momentum), _moved(op, var, own_var, momentum)]
+
+
+def _moved(op: Call, old: Value, new: Value, momentum: float) -> Value:
+    kept = op.call(aten.mul.Tensor, op.frozen(old), momentum)
+    result: Value = op.call(aten.add.Tensor, kept, op.call(aten.mul.Tensor, new, 1 - momentum))
+    return result
+
+
+@rule("LayerNormalization")
+def layer_norm(op: Call) -> Value | list[Value]:
+    x, weight, bias = op.input(0), op.input(1), op.optional(2)
+    axis, epsilon = op.axis(op.attr_int("axis", -1), op.rank(x)), op.attr_float("epsilon", 1e-5)
+    sizes = op.shape(x)[axis:]
+    weight, bias = _as_large(op, weight, sizes), None if bias is None else _as_large(op, bias, sizes)
+    y: Value = op.call(aten.layer_norm.default, x, sizes, weight, bias, epsilon)
+    if not (op.wants(1) or op.wants(2)):
+        return y
+    axes = list(range(axis, op.rank(x)))
+    wide = op.cast(x, torch.float32)
+    var = op.call(aten.var.correction, wide, axes, correction=0, keepdim=True)
+    spread = op.call(aten.rsqrt.default, op.call(aten.add.Tensor, var, epsilon))
+    return [y, op.call(aten.mean.dim, wide, axes, True), spread]
+
+
+def _as_large(op: Call, value: Value, sizes: list[Size]) -> Value:
+    """The scale or bias in the sizes that torch asks for; ONNX broadcasts."""
+    if op.shape(value) == sizes:
+        return value
+    result: Value = op.call(aten.expand.default, value, sizes)
+    if isinstance(value, Known) and isinstance(result, Known):
+        return Known(result.tensor.contiguous(), value.name, value.trainable)
+    return result

@@ -1,0 +1,105 @@
+"""Rules for operators that change or ask for sizes, and leave the order of the elements."""
+
+from __future__ import annotations
+
+import operator
+
+import torch
+
+from ..call import Call
+from ..registry import rule
+from ..shape_arithmetic import make_sizes
+from ..values import Size, Value
+
+aten = torch.ops.aten
+
+
+@rule("Shape")
+def shape(op: Call) -> Value:
+    sizes = op.shape(op.input(0))
+    start, end = op.attr_int("start", 0), op.attr_int("end", len(sizes))
+    sizes = sizes[slice(start, end)]
+    return make_sizes(sizes, [len(sizes)])
+
+
+@rule("Size")
+def size(op: Call) -> Value:
+    count: Size = 1
+    for item in op.shape(op.input(0)):
+        count = op.importer.size(operator.mul, count, item)
+    return make_sizes([count], [])
+
+
+@rule("Reshape")
+def reshape(op: Call) -> Value:
+    """A 0 keeps the input's size, unless `allowzero` says that it is meant."""
+    x, sizes = op.input(0), op.sizes(1)
+    if not op.attr_int("allowzero", 0):
+        sizes = [op.size(x, axis) if item == 0 else item for axis, item in enumerate(sizes)]
+    result: Value = op.call(aten.reshape.default, x, sizes)
+    return result
+
+
+@rule("Flatten")
+def flatten(op: Call) -> Value:
+    """To a matrix: what is before the axis, and what is after."""
+    x = op.input(0)
+    rank, axis = op.rank(x), op.attr_int("axis", 1)
+    axis = axis + rank if axis < 0 else axis
+    if axis == 1 and rank > 1:
+        result: Value = op.call(aten.flatten.using_ints, x, 1)
+        return result
+    sizes = op.shape(x)
+    rows: Size = 1
+    for item in sizes[:axis]:
+        rows = op.importer.size(operator.mul, rows, item)
+    columns: Size = 1
+    for item in sizes[axis:]:
+        columns = op.importer.size(operator.mul, columns, item)
+    result = op.call(aten.reshape.default, x, [rows, columns])
+    return result
+
+
+def _axes(op: Call, since: int) -> list[int] | None:
+    """The axes, an attribute in old opsets and an input since; None where they are not given."""
+    if op.opset >= since:
+        return op.ints(1) if op.has(1) else None
+    return op.attr_ints("axes") if op.has_attr("axes") else None
+
+
+@rule("Squeeze")
+def squeeze(op: Call) -> Value:
+    x, axes = op.input(0), _axes(op, 13)
+    if axes is None:
+        result: Value = op.call(aten.squeeze.default, x)
+    elif len(axes) == 1:
+        result = op.call(aten.squeeze.dim, x, axes[0])
+    else:
+        result = op.call(aten.squeeze.dims, x, axes)
+    return result
+
+
+@rule("Unsqueeze")
+def unsqueeze(op: Call) -> Value:
+    x, axes = op.input(0), _axes(op, 13) or []
+    rank = op.rank(x) + len(axes)
+    for axis in sorted(op.axis(axis, rank) for axis in axes):
+        x = op.call(aten.unsqueeze.default, x, axis)
+    return x
+
+
+@rule("Expand")
+def expand(op: Call) -> Value:
+    """Both ways: a size of 1 in the request keeps the input's."""
+    x, wanted = op.input(0), op.sizes(1)
+    own = op.shape(x)
+    longer = max(len(own), len(wanted))
+    own = [1] * (longer - len(own)) + own
+    wanted = [1] * (longer - len(wanted)) + wanted
+    sizes = [have if ask == 1 or ask is have else have if _fixed(have) else ask for have, ask in zip(own, wanted)]
+    result: Value = op.call(aten.expand.default, x, sizes)
+    return result
+
+
+def _fixed(size: Size) -> bool:
+    return isinstance(size, int) and size != 1

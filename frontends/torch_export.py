@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -198,7 +199,8 @@ class _Importer:
             )
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: self.nodes[n])
         target = _RESHAPES.get(node.target, node.target)
-        name = node.name.replace("view", "reshape") if target is not node.target else node.name
+        base = re.sub(r"_\d+$", "", node.name)  # numbered again, since the checks that are left out leave gaps
+        name = "reshape" if target is not node.target else base
         new = self.graph.create_node("call_function", target, args, kwargs, name)
         origin = _origin(node)
         if origin is not None:

@@ -129,17 +129,25 @@ class _Trait:
 
 
 def first_difference(before: Program, after: Program, inputs: Sequence[Tensor]) -> fx.Node | None:
-    """The first node of `after` whose value is not that of the node of the same name in `before`.
+    """The first node of `after` whose value is not that of the node in `before` that it stands for.
 
-    Where the changed nodes are all new, the first node that replaced another; None where nothing differs.
+    That is the one that it replaces, the last of several that replace it, else the one of the same name. Where nothing
+    of the kind differs, the first new node; None where there is none.
     """
     reference = _traits(before, inputs)
     candidate = _traits(after, inputs)
     nodes: list[fx.Node] = list(after.graph.nodes)
-    for node in nodes:
-        if node.name in reference and node.name in candidate and candidate[node.name].differs(reference[node.name]):
+    stands_for = {node: name for node in nodes for name in _originals(node) if name in reference}
+    last = {name: node for node, name in stands_for.items()}
+    for node, name in stands_for.items():
+        if last[name] is node and node.name in candidate and candidate[node.name].differs(reference[name]):
             return node
     return next((node for node in nodes if REPLACES in node.meta and node.name not in reference), None)
+
+
+def _originals(node: fx.Node) -> tuple[str, ...]:
+    """The names under which a node's value may have stood before a pass; the last that did is the one."""
+    return node.name, str(node.meta.get(REPLACES, node.name))
 
 
 def _traits(program: Program, inputs: Sequence[Tensor]) -> dict[str, _Trait]:

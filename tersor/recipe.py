@@ -35,6 +35,20 @@ READY = Path(__file__).parent / "recipes"
 _DATA = ("calibration", "batches")
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML without code, and without a key given twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """The mapping. Raises ConstructorError on a key that is given twice, of which YAML would keep the last."""
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]  # PyYAML's stubs
+            if key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"{key!r} is given twice", key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
 def ready_recipes() -> list[str]:
     """The names of the ready-made recipes."""
     return sorted(path.stem for path in READY.glob("*.yaml"))
@@ -68,7 +82,7 @@ def build_passes(recipe: Any, calibration: Iterable[Any] | None = None, where: s
 def _read(path: Path) -> Any:
     try:
         text = path.read_text(encoding="utf-8")
-        return tomllib.loads(text) if path.suffix == ".toml" else yaml.safe_load(text)
+        return tomllib.loads(text) if path.suffix == ".toml" else yaml.load(text, _Loader)
     except OSError as error:
         raise RecipeError(f"{path} cannot be read: {error.strerror}") from error
     except (yaml.YAMLError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

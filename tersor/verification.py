@@ -13,7 +13,7 @@ from torch import Tensor, fx
 
 from tersor.backends.base import Artifact
 from tersor.ir.errors import SignatureError
-from tersor.ir.example import example_of, synthesize
+from tersor.ir.example import synthesize
 from tersor.ir.program import Program
 from tersor.ir.signature import TensorSpec
 from tersor.passes.compare import Difference, difference, node_values, shape_mismatch
@@ -170,10 +170,19 @@ def inputs_for(left: Runnable, right: Runnable, batch: Any = None, seed: int = 0
                 signature = side.program.signature if isinstance(side, RunnableProgram) else side.artifact.signature
                 return signature.flatten(args, kwargs)
         return [*args, *(kwargs[spec.name] for spec in a if spec.name in kwargs)]
-    if programs:
-        program = programs[0].program
-        return synthesize(program, seed) if program.example is None or seed else example_of(program)
-    return _random(a, b, seed)
+    if not programs:
+        return _random(a, b, seed)
+    program = programs[0].program
+    if seed == 0 and program.example is not None:
+        return program.example
+    return synthesize(program, seed, _sizes(a, b))
+
+
+def _sizes(left: Sequence[TensorSpec], right: Sequence[TensorSpec]) -> dict[str, int]:
+    """The sizes that one side fixes and the other leaves open."""
+    pairs = [pair for x, y in zip(left, right, strict=True) for pair in zip(x.shape, y.shape, strict=True)]
+    swapped = [(y, x) for x, y in pairs]
+    return {name: size for name, size in pairs + swapped if isinstance(name, str) and isinstance(size, int)}
 
 
 def _random(left: Sequence[TensorSpec], right: Sequence[TensorSpec], seed: int) -> Sequence[Tensor]:

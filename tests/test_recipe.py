@@ -174,3 +174,10 @@ def test_values_become_what_the_field_declares(value: Any, hint: Any, expected: 
 def test_values_that_do_not_fit_are_refused(value: Any, hint: Any, words: str) -> None:
     with pytest.raises(RecipeError, match=words):
         convert(value, hint, "here")
+
+
+def test_a_key_given_twice_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "twice.yaml"
+    path.write_text("passes:\n  - quantize: {observer: mse, observer: entropy}\n")
+    with pytest.raises(RecipeError, match="given twice"):
+        load_recipe(path)

@@ -109,10 +109,14 @@ def _spread(value: int | Sequence[int], count: int) -> list[int]:
 
 @rule(aten.linear.default)
 def linear(b: Builder, x: Value, weight: Value, bias: Value | None) -> str:
-    """Gemm of matrices. More dimensions are folded for integer kernels, which exist for Gemm with a bias alone."""
+    """Gemm of matrices; more dimensions are folded where the weight is quantized.
+
+    Integer kernels take a bias in Gemm alone, and of a MatMul whose weight alone is quantized ONNX Runtime quantizes
+    the activations too, on grids that the program does not hold.
+    """
     if x.rank == 2:
         return b.op("Gemm", x, weight, bias, transB=1)
-    if b.integer and x.rank > 2:
+    if x.rank > 2 and not weight.constant:
         rows = b.move("Reshape", x, b.ints(-1, weight.shape[1]))
         product = b.op("Gemm", rows, weight, bias, transB=1)
         return b.end_with_move("Reshape", product, _leading_sizes(b, x, weight.shape[0]))

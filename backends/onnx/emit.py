@@ -187,8 +187,11 @@ def _is_stored_otherwise(read: fx.Node, user: fx.Node) -> bool:
 
 
 def _no_rule(node: fx.Node) -> tuple[str, str]:
-    decompose = f"add Decompose('{operator_name(node.target)}') before lowering, or "
-    return "ONNX has no rule for this operator", f"{decompose}register one with tersor.backends.onnx.registry.rule"
+    name = operator_name(node.target)
+    if name.startswith("tersor."):
+        return "ONNX has no integer operators of tersor's", "lower the program as it was before LowerToInteger"
+    hint = f"add Decompose('{name}') before lowering, or register a rule with tersor.backends.onnx.registry.rule"
+    return "ONNX has no rule for this operator", hint
 
 
 def _refused(node: fx.Node, reason: str, hint: str | None) -> Unsupported:

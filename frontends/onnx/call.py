@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
@@ -39,6 +40,7 @@ class Call:
         self.proto = proto
         self.opset = scope.opset(proto.domain)
         self._run = run
+        self._read: dict[str, dict[str, Known]] = {}
         self._attributes = {attribute.name: attribute for attribute in scope.attributes_of(proto)}
 
     # -- inputs ----------------------------------------------------------------------------------------------------
@@ -163,7 +165,8 @@ class Call:
         if len(inputs) != len(graph.input):
             self.refuse(f"{name} takes {len(graph.input)} values", found=len(inputs))
         formal = [value.name for value in graph.input]
-        return self._run(graph, self.scope.child(graph, dict(zip(formal, inputs, strict=True))))
+        values = dict(zip(formal, inputs, strict=True))
+        return self._run(graph, self.scope.child(graph, values, self._read.setdefault(name, {})))
 
     def _attribute(self, name: str, kind: int, field: str, default: Any) -> Any:
         attribute = self._attributes.get(name)
@@ -189,7 +192,10 @@ class Call:
 
     def frozen(self, value: Value) -> Value:
         """The value, not trained: running statistics, scales."""
-        return Known(value.tensor, value.name) if isinstance(value, Known) and value.trainable else value
+        if not isinstance(value, Known) or not value.trainable:
+            return value
+        frozen: Value = self.importer.once(("frozen", value), lambda: replace(value, trainable=False))
+        return frozen
 
     def scalar(self, value: Value) -> int | float | bool | None:
         """The number that a value is, where it is known and has no dimensions, in its shortest form; else None."""
@@ -206,7 +212,9 @@ class Call:
         result: Value = self.call(aten._to_copy.default, value, dtype=dtype)
         return result
 
-    def refuse(self, reason: str, *, expected: object = None, found: object = None, hint: str | None = None) -> NoReturn:
+    def refuse(
+        self, reason: str, *, expected: object = None, found: object = None, hint: str | None = None
+    ) -> NoReturn:
         """Say that this node cannot be imported. Raises TraceError; the importer adds which node of which file."""
         raise TraceError(reason, expected=expected, found=found, hint=hint)
 

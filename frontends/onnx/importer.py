@@ -7,9 +7,9 @@ size nodes, and only otherwise adds a node, with its shape and its origin in the
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, fx, nn
@@ -28,6 +28,7 @@ from .shape_arithmetic import fold_sizes
 from .values import Known, Quantized, Size, Sizes, Value
 
 aten = torch.ops.aten
+T = TypeVar("T")
 
 
 class Importer:
@@ -43,9 +44,10 @@ class Importer:
         self.origin = Origin(str(file.path))
         self.fresh: set[fx.Node] = set()
         """Nodes that the current ONNX node added; the one that it gives takes the name of its output."""
-        self._tensors: dict[Known | Sizes, fx.Node] = {}
+        self._tensors: dict[Known | Sizes | Quantized, fx.Node] = {}
         self._known: dict[fx.Node, Known] = {}
         self._sizes: dict[str, fx.Node] = {}
+        self._once: dict[Hashable, Any] = {}
 
     # -- operators -------------------------------------------------------------------------------------------------
 
@@ -138,15 +140,23 @@ class Importer:
         """The value as a node of the program, once however often it is asked for."""
         if isinstance(value, fx.Node):
             return value
-        if isinstance(value, Quantized):
-            if not value.made:
-                value.made.append(self._quantize(value))
-            return value.made[0]
         if isinstance(value, tuple):
             raise TraceError("a sequence stands where a tensor is expected")
         if value not in self._tensors:
-            self._tensors[value] = self._stack(value) if isinstance(value, Sizes) else self._attribute(value)
+            self._tensors[value] = self._made(value)
         return self._tensors[value]
+
+    def once(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What `make` gives, made once a key: a weight that two nodes transpose stays one tensor."""
+        if key not in self._once:
+            self._once[key] = make()
+        made: T = self._once[key]
+        return made
+
+    def _made(self, value: Known | Sizes | Quantized) -> fx.Node:
+        if isinstance(value, Sizes):
+            return self._stack(value)
+        return self._quantize(value) if isinstance(value, Quantized) else self._attribute(value)
 
     def known(self, value: Value) -> Known | None:
         """What is known of a value, also where it is a node by now."""

@@ -49,7 +49,9 @@ def read(path: Path) -> ModelFile:
     """
     model = _parse(path)
     if not model.HasField("graph") or not (model.graph.node or model.graph.output):
-        raise ArchiveError(f"{path} holds no model", expected="an ONNX model with a graph", found=f"{_size(path)} bytes")
+        raise ArchiveError(
+            f"{path} holds no model", expected="an ONNX model with a graph", found=f"{_size(path)} bytes"
+        )
     opsets = {standard(entry.domain): entry.version for entry in model.opset_import}
     newest = onnx.defs.onnx_opset_version()
     if "" in opsets and not OLDEST_OPSET <= opsets[""] <= newest:
@@ -97,7 +99,9 @@ def signature_of(file: ModelFile) -> Signature:
     names = [value.name for value in file.graph.output]
     repeated = _repeated([spec.name for spec in specs]) or _repeated(names)
     if repeated or not names:
-        raise TraceError(f"{file.path}: {f'two inputs or outputs are named {repeated!r}' if repeated else 'no outputs'}")
+        raise TraceError(
+            f"{file.path}: {f'two inputs or outputs are named {repeated!r}' if repeated else 'no outputs'}"
+        )
     leaf = Structure("leaf")
     outputs = leaf if len(names) == 1 else Structure("dict", (leaf,) * len(names), tuple(names))
     args = Structure("tuple", (leaf,) * len(specs))

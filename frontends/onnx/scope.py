@@ -32,18 +32,20 @@ class Scope:
         initializers: Iterable[TensorProto] = (),
         outer: Scope | None = None,
         attributes: Mapping[str, AttributeProto] | None = None,
+        read: dict[str, Known] | None = None,
     ) -> None:
         self.folder = folder
         self.opsets = opsets
         self.outer = outer
         self.values = dict(values)
         self._attributes = attributes or {}
+        self._read_before = {} if read is None else read
         self._initializers = {tensor.name: tensor for tensor in initializers}
         self._readers = Counter(name for node in nodes for name in node.input)
         self._readers.update(outputs)
 
-    def child(self, graph: GraphProto, values: Mapping[str, Value]) -> Scope:
-        """The scope of a sub-graph."""
+    def child(self, graph: GraphProto, values: Mapping[str, Value], read: dict[str, Known]) -> Scope:
+        """The scope of a sub-graph. `read` keeps its initializers from one turn of a loop to the next."""
         return Scope(
             self.folder,
             self.opsets,
@@ -53,9 +55,12 @@ class Scope:
             initializers=graph.initializer,
             outer=self,
             attributes=self._attributes,
+            read=read,
         )
 
-    def body(self, function: FunctionProto, values: Mapping[str, Value], attributes: Mapping[str, AttributeProto]) -> Scope:
+    def body(
+        self, function: FunctionProto, values: Mapping[str, Value], attributes: Mapping[str, AttributeProto]
+    ) -> Scope:
         """The scope of a function's body."""
         opsets = {standard(entry.domain): entry.version for entry in function.opset_import}
         return Scope(
@@ -109,8 +114,9 @@ class Scope:
     def _read(self, name: str) -> Known:
         """An initializer, read when it is first used. Those that can be trained become parameters."""
         proto = self._initializers.pop(name)
-        tensor = read_tensor(proto, self.folder)
-        proto.ClearField("raw_data")
-        known = Known(tensor, name, tensor.is_floating_point() and tensor.dim() > 0, proto.data_type)
-        self.values[name] = known
-        return known
+        if name not in self._read_before:
+            tensor = read_tensor(proto, self.folder)
+            trainable = tensor.is_floating_point() and tensor.dim() > 0
+            self._read_before[name] = Known(tensor, name, trainable, proto.data_type)
+        self.values[name] = self._read_before[name]
+        return self._read_before[name]

@@ -203,4 +203,3 @@ def _compare(target: Any, columns: list[tuple[Size, ...]], shape: tuple[int, ...
         else:
             return None
     return Known(torch.tensor(answers).reshape(shape))
-

@@ -7,7 +7,7 @@ DequantizeLinear. So shape arithmetic leaves no trace, and Shape -> Gather -> Co
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import torch
@@ -53,7 +53,6 @@ class Quantized:
     zero_point: Known
     axis: int | None
     onnx_type: int
-    made: list[fx.Node] = field(default_factory=list)
 
 
 Value: TypeAlias = fx.Node | Known | Sizes | Quantized | tuple["Value", ...]

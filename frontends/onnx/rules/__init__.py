@@ -1,9 +1,21 @@
 """The import rules, a module a group of operators. Importing this package registers them."""
 
-from . import convolution, creation, elementwise, indexing, linear, movement, normalization, pooling, quantization
+from . import (
+    control,
+    convolution,
+    creation,
+    elementwise,
+    indexing,
+    linear,
+    movement,
+    normalization,
+    pooling,
+    quantization,
+)
 from . import reductions, shapes
 
 __all__ = [
+    "control",
     "convolution",
     "creation",
     "elementwise",

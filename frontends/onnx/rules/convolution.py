@@ -21,7 +21,9 @@ _TRANSPOSED = {
 }
 
 
-def pads(op: Call, x: Value, kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int]) -> list[tuple[int, int]]:
+def pads(
+    op: Call, x: Value, kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int]
+) -> list[tuple[int, int]]:
     """The padding before and after along each spatial axis, that of `auto_pad` worked out."""
     mode = op.attr_str("auto_pad", "NOTSET")
     if mode == "VALID":

@@ -63,16 +63,27 @@ _LOGICAL: dict[str, Any] = {
     "Xor": aten.logical_xor.default,
 }
 
+_TESTS = frozenset({aten.isnan.default, aten.logical_not.default})
+
 _WIDER = {torch.uint16: torch.int32, torch.uint32: torch.int64, torch.uint64: torch.int64}
 """Types that torch stores and does not compute with -> where it computes; casting back wraps as they would."""
 
 
+_FLOAT8 = frozenset({torch.float8_e4m3fn, torch.float8_e4m3fnuz, torch.float8_e5m2, torch.float8_e5m2fnuz})
+_E4M3_ROUNDS_UP = 464.0
+"""Half a step above the largest float8_e4m3fn, 448: what is larger rounds to no number that it has."""
+
+
 def _unary(target: Any) -> Function:
-    return lambda op: op.call(target, op.input(0))
+    return lambda op: op.cast(op.call(target, widened(op, op.input(0))), _result(target, op))
+
+
+def _result(target: Any, op: Call) -> torch.dtype:
+    return torch.bool if target in _TESTS else op.dtype(op.input(0))
 
 
 def _logical(target: Any) -> Function:
-    return lambda op: op.call(target, op.input(0), op.input(1))
+    return lambda op: arithmetic(op, target)
 
 
 for _name, _target in _UNARY.items():
@@ -208,17 +219,25 @@ def softmax_of_matrix(op: Call) -> Value:
 
 @rule("Cast")
 def cast(op: Call) -> Value:
-    """To float8 with saturation, as the standard has it: what is too large becomes the largest."""
-    x, dtype = op.input(0), op.attr_dtype("to")
-    if "float8" in str(dtype) and op.attr_int("saturate", 1):
-        largest = torch.finfo(dtype).max
-        x = op.call(aten.clamp.default, op.cast(x, torch.float32), -largest, largest)
-    return op.cast(x, dtype)
+    return _cast(op, op.attr_dtype("to"))
 
 
 @rule("CastLike", since=15)
 def cast_like(op: Call) -> Value:
-    return op.cast(op.input(0), op.dtype(op.input(1)))
+    return _cast(op, op.dtype(op.input(1)))
+
+
+def _cast(op: Call, dtype: torch.dtype) -> Value:
+    """To float8 what is too large becomes the largest, or without saturation infinite or not a number."""
+    x = op.input(0)
+    if dtype in _FLOAT8 and dtype is not op.dtype(x):
+        x, largest = op.cast(x, torch.float32), torch.finfo(dtype).max
+        if op.attr_int("saturate", 1):
+            x = op.call(aten.clamp.default, x, -largest, largest)
+        elif dtype is torch.float8_e4m3fn:
+            outside = op.call(aten.gt.Scalar, op.call(aten.abs.default, x), _E4M3_ROUNDS_UP)
+            x = op.call(aten.masked_fill.Scalar, x, outside, float("nan"))
+    return op.cast(x, dtype)
 
 
 @rule("Where")
@@ -242,5 +261,3 @@ def dropout(op: Call) -> Value | list[Value]:
         return x
     mask_type = torch.bool if op.opset >= 10 else op.dtype(x)
     return [x, op.call(aten.full.default, op.shape(x), True if mask_type is torch.bool else 1, dtype=mask_type)]
-
-

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import fx
 
@@ -21,7 +23,7 @@ def transposed(op: Call, value: Value) -> Value | None:
     if known is not None and known.tensor.dim() == 2:
         if known.transposed is not None:
             return known.transposed
-        return Known(known.tensor.t().contiguous(), known.name, known.trainable, known.onnx_type, known)
+        return op.importer.once(("transposed", known), lambda: transpose_known(known))
     if not isinstance(value, fx.Node) or value.target is not FAKE_QUANTIZE or op.rank(value) != 2:
         return None
     source, scale, zero_point, axis, low, high = value.args
@@ -51,11 +53,18 @@ def bias_on_grid(op: Call, bias: Value | None, x: Value, weight: Value) -> Value
     return result
 
 
+def transpose_known(known: Known) -> Known:
+    """The transpose, as a tensor of its own that remembers what it is the transpose of."""
+    return replace(known, tensor=known.tensor.t().contiguous(), transposed=known)
+
+
 @rule("MatMul")
 def matmul(op: Call) -> Value:
     left, right = op.input(0), op.input(1)
     weight = transposed(op, right) if op.dtype(left).is_floating_point and isinstance(left, fx.Node) else None
-    result: Value = op.call(aten.matmul.default, left, right) if weight is None else op.call(aten.linear.default, left, weight)
+    result: Value = (
+        op.call(aten.matmul.default, left, right) if weight is None else op.call(aten.linear.default, left, weight)
+    )
     return result
 
 

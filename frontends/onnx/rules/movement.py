@@ -8,6 +8,7 @@ import torch
 from ..call import Call
 from ..registry import rule
 from ..values import Known, Value
+from .linear import transposed
 
 aten = torch.ops.aten
 
@@ -17,9 +18,9 @@ def transpose(op: Call) -> Value:
     x = op.input(0)
     order = op.attr_ints("perm", list(range(op.rank(x)))[::-1])
     known = op.importer.known(x)
-    if known is not None and order == [1, 0]:
-        turned = known.tensor.t().contiguous()
-        return known.transposed or Known(turned, known.name, known.trainable, known.onnx_type, known)
+    turned = transposed(op, known) if known is not None and order == [1, 0] else None
+    if turned is not None:
+        return turned
     result: Value = op.call(aten.permute.default, x, order)
     return result
 

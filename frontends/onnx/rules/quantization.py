@@ -22,7 +22,9 @@ def quantize(op: Call) -> Value:
     zero = _zero_point(op, scale)
     onnx_type = zero.onnx_type or ONNX_TYPES[zero.tensor.dtype]
     if onnx_type not in GRIDS:
-        op.refuse("there is no integer grid of that type", expected=", ".join(map(name_of, GRIDS)), found=name_of(onnx_type))
+        op.refuse(
+            "there is no integer grid of that type", expected=", ".join(map(name_of, GRIDS)), found=name_of(onnx_type)
+        )
     return Quantized(op.node(x), scale, zero, _axis(op, x, scale), onnx_type)
 
 
@@ -33,10 +35,16 @@ def dequantize(op: Call) -> Value:
     if isinstance(x, Quantized):
         same = torch.equal(x.scale.tensor, scale.tensor) and torch.equal(x.zero_point.tensor, zero.tensor)
         if same and x.axis == _axis(op, x, scale):
-            return fake_quantize(op, x.source, scale, zero, x.axis, GRIDS[x.onnx_type])
+            grid = GRIDS[x.onnx_type]
+            return op.importer.once(("values", x), lambda: fake_quantize(op, x.source, scale, zero, x.axis, grid))
     axis = _axis(op, x, scale)
     if not isinstance(x, Known):
         return _by_arithmetic(op, x, scale, zero, axis)
+    return op.importer.once((x, op.input(1), axis), lambda: _weight(op, x, scale, zero, axis))
+
+
+def _weight(op: Call, x: Known, scale: Known, zero: Known, axis: int | None) -> Value:
+    """Stored integers as a parameter that holds what they stand for, on their grid."""
     numbers = _dequantized(x.tensor, scale.tensor, zero.tensor, axis).to(scale.tensor.dtype)
     grid = GRIDS.get(x.onnx_type or ONNX_TYPES[x.tensor.dtype])
     bias_scale = scale.tensor.float() if x.tensor.dtype is torch.int32 else None

@@ -118,4 +118,3 @@ def _of_each(op: Call, reduce: Reduce, x: Value) -> Value:
 for _name, (_reduce, _since) in _REDUCTIONS.items():
     add_rule(_name, _reduction(_reduce, False), until=_since - 1)
     add_rule(_name, _reduction(_reduce, True), since=_since)
-

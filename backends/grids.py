@@ -35,8 +35,10 @@ class Grid:
     def of(cls, node: fx.Node) -> Grid:
         """The grid of a fake-quantize node."""
         _, scale, zero_point, axis, quant_min, quant_max = node.args
-        assert isinstance(scale, fx.Node) and isinstance(zero_point, fx.Node)
-        assert isinstance(quant_min, int) and isinstance(quant_max, int)
+        assert isinstance(scale, fx.Node)
+        assert isinstance(zero_point, fx.Node)
+        assert isinstance(quant_min, int)
+        assert isinstance(quant_max, int)
         return cls(
             str(scale.target), str(zero_point.target), axis if isinstance(axis, int) else None, quant_min, quant_max
         )

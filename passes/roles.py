@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx
 
+from tersor.ir.operators import FAKE_QUANTIZE, OBSERVE
 from tersor.ir.program import Program
 from tersor.ir.shapes import KEY
 
@@ -172,7 +173,14 @@ def _is_float(node: fx.Node) -> bool:
 
 
 def _has_constant_weight(program: Program, node: fx.Node) -> bool:
-    return program.constant(node.args[WEIGHTS[node.target].weight]) is not None
+    weight = node.args[WEIGHTS[node.target].weight]
+    if isinstance(weight, fx.Node) and weight.target in (FAKE_QUANTIZE, OBSERVE):
+        weight = weight.args[0]
+    return program.constant(weight) is not None
+
+
+def _has_constant_bounds(program: Program, node: fx.Node) -> bool:
+    return all(isinstance(bound, int | float | None) for bound in (*node.args[1:], *node.kwargs.values()))
 
 
 def _is_of_tensors(program: Program, node: fx.Node) -> bool:
@@ -198,6 +206,7 @@ def _pads_with_zero(program: Program, node: fx.Node) -> bool:
 
 _CONDITIONS = {
     **dict.fromkeys(WEIGHTS, _has_constant_weight),
+    aten.clamp.default: _has_constant_bounds,
     aten.add.Tensor: _is_of_tensors,
     aten.mul.Tensor: _is_of_tensors,
     aten.adaptive_avg_pool2d.default: _is_global_pool,

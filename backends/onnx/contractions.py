@@ -214,6 +214,4 @@ def _repeat_heads(b: Builder, x: Value, query: Value) -> str:
     axis = x.rank - 2
     repeated = b.op("Expand", b.op("Unsqueeze", x, b.ints(axis)), b.ints(times, 1, 1))
     lead = [b.shape(x, 0, axis - 1)] if axis > 1 else []
-    return b.op(
-        "Reshape", repeated, b.op("Concat", *lead, b.ints(query.shape[-3]), b.shape(x, axis, x.rank), axis=0)
-    )
+    return b.op("Reshape", repeated, b.op("Concat", *lead, b.ints(query.shape[-3]), b.shape(x, axis, x.rank), axis=0))

@@ -17,12 +17,24 @@ from tersor.ir.shapes import KEY, shape_of
 
 from ..base import Unsupported
 from ..grids import grids, integer_nodes
-from . import contractions, creation, elementwise, indexing, movement, normalization, pooling, quantization, reductions
+from . import (
+    activations,
+    contractions,
+    creation,
+    elementwise,
+    indexing,
+    movement,
+    normalization,
+    pooling,
+    quantization,
+    reductions,
+)
 from .builder import Builder, OnnxOptions, Value
 from .dtypes import element_type, tensor_proto
 from .registry import RULES, Refusal
 
 RULE_MODULES = (
+    activations,
     contractions,
     creation,
     elementwise,
@@ -34,6 +46,10 @@ RULE_MODULES = (
     reductions,
 )
 """Importing them fills the table of rules."""
+
+
+_STORED_ARGUMENTS: dict[Any, tuple[int, ...]] = {FAKE_QUANTIZE: (0, 2), FAKE_QUANTIZE_BIAS: (0, 1, 2)}
+"""Arguments, by place, of which a rule stores integers of its own in the tensor's stead."""
 
 
 def emit_model(program: Program, options: OnnxOptions | None = None) -> onnx.ModelProto:
@@ -182,8 +198,7 @@ class _Emitter:
 
 def _is_stored_otherwise(read: fx.Node, user: fx.Node) -> bool:
     """Whether a user of a tensor stores it as integers under the tensor's name."""
-    places = {FAKE_QUANTIZE: (0, 2), FAKE_QUANTIZE_BIAS: (0, 1, 2)}.get(user.target, ())
-    return any(user.args[place] is read for place in places)
+    return any(user.args[place] is read for place in _STORED_ARGUMENTS.get(user.target, ()))
 
 
 def _no_rule(node: fx.Node) -> tuple[str, str]:

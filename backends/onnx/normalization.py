@@ -33,9 +33,7 @@ def batch_norm(
 
 
 @rule(aten.layer_norm.default)
-def layer_norm(
-    b: Builder, x: Value, shape: Sequence[int], weight: Value | None, bias: Value | None, eps: float
-) -> str:
+def layer_norm(b: Builder, x: Value, shape: Sequence[int], weight: Value | None, bias: Value | None, eps: float) -> str:
     scale: str = b.constant(torch.ones(tuple(shape), dtype=x.dtype)) if weight is None else weight
     return b.op("LayerNormalization", x, scale, bias, axis=-len(shape), epsilon=float(eps))
 

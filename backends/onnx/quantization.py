@@ -1,9 +1,10 @@
 """Rules for tersor's own operators: fake-quantize as QuantizeLinear and DequantizeLinear.
 
-A constant is stored as the integers that stand for it, int8 or, where its grid is that small, int4. An activation is
-quantized and dequantized at run time. (ONNX Runtime computes with 4-bit weights in float alone, so a conversion to int8
-follows there; it is done once, when the file is loaded.) ONNX Runtime's kernels for x86 take uint8, so 128 is added to values and
-zero points there, which stand for the same numbers; TensorRT takes int8.
+A constant is stored as the integers that stand for it: int8, or int4 where its grid is that small. ONNX Runtime
+computes with int4 weights in float alone, so a conversion to int8 follows for it, which it does once, on loading.
+
+An activation is quantized and dequantized at run time. ONNX Runtime's kernels for x86 take uint8, so 128 is added to
+values and zero points there, which stand for the same numbers; TensorRT takes int8.
 
 A clamp before a grid costs a float operator between a kernel and its requantization. Rounding is monotone, so clamping
 after it, at the rounded bounds, gives the same integers; mostly those are the bounds of the type, and nothing is left.
@@ -62,12 +63,8 @@ def fake_quantize_bias(b: Builder, bias: Value, input_scale: Value, weight_scale
 # -- constants -------------------------------------------------------------------------------------------------------
 
 
-def _constant(
-    b: Builder, scale: Value, zero_point: Value, axis: int | None, quant_min: int, quant_max: int
-) -> str:
-    source, scales, zeros = (b.program.constant(argument) for argument in b.node.args[:3])
-    assert source is not None and scales is not None and zeros is not None
-    tensor, factors, offsets = source.detach(), scales.detach(), zeros.detach()
+def _constant(b: Builder, scale: Value, zero_point: Value, axis: int | None, quant_min: int, quant_max: int) -> str:
+    tensor, factors, offsets = (_tensor(b, argument) for argument in b.node.args[:3])
     kind = INT4 if quant_min >= -8 and quant_max <= 7 else INT8
 
     def stored(name: str) -> onnx.TensorProto:
@@ -90,6 +87,12 @@ def _zero_point(b: Builder, argument: object, make: Callable[[str], onnx.TensorP
     return b.zero_points[name]
 
 
+def _tensor(b: Builder, argument: object) -> Tensor:
+    tensor = b.program.constant(argument)
+    assert tensor is not None  # the verifier holds that scales and zero points are tensors of the program
+    return tensor.detach()
+
+
 def _name(argument: object) -> str:
     assert isinstance(argument, fx.Node)
     return str(argument.target)
@@ -98,18 +101,15 @@ def _name(argument: object) -> str:
 # -- activations -----------------------------------------------------------------------------------------------------
 
 
-def _activation(
-    b: Builder, scale: Value, zero_point: Value, axis: int | None, quant_min: int, quant_max: int
-) -> str:
-    factors, zeros = (b.program.constant(argument) for argument in b.node.args[1:3])
-    assert factors is not None and zeros is not None
+def _activation(b: Builder, scale: Value, zero_point: Value, axis: int | None, quant_min: int, quant_max: int) -> str:
+    factors, zeros = (_tensor(b, argument) for argument in b.node.args[1:3])
     offset, dtype = (128, torch.uint8) if b.options.unsigned else (0, torch.int8)
-    offsets = (zeros.detach() + offset).to(dtype)
+    offsets = (zeros + offset).to(dtype)
     zero = _zero_point(b, b.node.args[2], lambda name: tensor_proto(name, offsets))
     source, clamps = _unclamped(b, b.node.args[0]) if axis is None else (b.node.args[0], [])
     low, high = quant_min, quant_max
     for bounds in clamps:
-        edges = quantize_to_grid(torch.tensor(bounds), factors.detach(), zeros.detach(), None, quant_min, quant_max)
+        edges = quantize_to_grid(torch.tensor(bounds), factors, zeros, None, quant_min, quant_max)
         low, high = (min(max(end, int(edges[0])), int(edges[1])) for end in (low, high))
     whole = (low, high) == (-128, 127)
     clip = () if whole else tuple(b.number(end + offset, dtype) for end in (low, high))

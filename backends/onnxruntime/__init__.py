@@ -1,0 +1,1 @@
+"""The onnxruntime target: QDQ ONNX for ONNX Runtime on CPUs."""

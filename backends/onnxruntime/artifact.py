@@ -17,11 +17,12 @@ from .session import open_session
 
 
 class OnnxRuntimeArtifact(Artifact):
-    """`model.onnx` in a folder. The session is opened at the first run, with `threads` threads (None: ONNX Runtime's choice)."""
+    """`model.onnx` in a folder. The session is opened at the first run.
 
-    def __init__(
-        self, path: Path, signature: Signature, report: LoweringReport, threads: int | None = None
-    ) -> None:
+    threads: of that session; None leaves the number to ONNX Runtime.
+    """
+
+    def __init__(self, path: Path, signature: Signature, report: LoweringReport, threads: int | None = None) -> None:
         super().__init__(path, signature, report)
         self.threads = threads
 

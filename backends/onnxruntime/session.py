@@ -24,9 +24,7 @@ def options(threads: int | None = None, *, optimize: bool = True) -> Any:
     return found
 
 
-def open_session(
-    path: Path, threads: int | None = None, *, optimize: bool = True, settings: Any = None
-) -> Any:
+def open_session(path: Path, threads: int | None = None, *, optimize: bool = True, settings: Any = None) -> Any:
     """An InferenceSession on the CPU. Raises ArchiveError where the file cannot be loaded, MissingDependencyError."""
     settings = settings or options(threads, optimize=optimize)
     try:

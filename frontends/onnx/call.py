@@ -182,9 +182,14 @@ class Call:
 
     # -- operators -------------------------------------------------------------------------------------------------
 
-    def call(self, target: Any, *args: Any, **kwargs: Any) -> Any:
-        """The result of an ATen operator on values; a tuple where it gives several."""
-        return self.importer.call(target, args, kwargs)
+    def call(self, target: Any, *args: Any, **kwargs: Any) -> Value:
+        """The result of an ATen operator on values, numbers and lists of them."""
+        value: Value = self.importer.call(target, args, kwargs)
+        return value
+
+    def call_several(self, target: Any, *args: Any, **kwargs: Any) -> list[Value]:
+        """The results of an operator that gives several."""
+        return list(self.importer.call(target, args, kwargs))
 
     def node(self, value: Value) -> fx.Node:
         """The value as a node, where a rule looks at what computed it."""
@@ -209,8 +214,7 @@ class Call:
         """The value in another type; itself where it has that type."""
         if self.dtype(value) is dtype:
             return value
-        result: Value = self.call(aten._to_copy.default, value, dtype=dtype)
-        return result
+        return self.call(aten._to_copy.default, value, dtype=dtype)
 
     def refuse(
         self, reason: str, *, expected: object = None, found: object = None, hint: str | None = None

@@ -39,7 +39,7 @@ ONNX_TYPES = {dtype: onnx_type for onnx_type, dtype in DTYPES.items()}
 
 @dataclass(frozen=True)
 class Grid:
-    """The stored integers of a quantized type: the least and the greatest, and what is added to make them signed."""
+    """A quantized type: the least and greatest integer that the IR stores, and what is added to make them signed."""
 
     low: int
     high: int
@@ -54,7 +54,7 @@ GRIDS: dict[int, Grid] = {
     TensorProto.INT4: Grid(-8, 7, 0),
     TensorProto.UINT4: Grid(-8, 7, -8),
 }
-"""Quantized types as grids of the IR, which stores signed integers: uint8 shifted by 128 stands for the same numbers."""
+"""Quantized types as grids of the IR, which stores signed integers: uint8 less 128 stands for the same numbers."""
 
 
 def name_of(onnx_type: int) -> str:

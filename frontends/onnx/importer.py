@@ -51,12 +51,12 @@ class Importer:
 
     # -- operators -------------------------------------------------------------------------------------------------
 
-    def call(self, target: Any, args: Sequence[Any], kwargs: dict[str, Any] | None = None) -> Any:
+    def call(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> Any:
         """The result of an operator: known or sizes where its inputs are, else a node; a tuple where it gives several.
 
         Raises VerificationError where the operator does not take these inputs.
         """
-        args, kwargs = tuple(args), kwargs or {}
+        kwargs = kwargs or {}
         leaves: list[Any] = []
         replace_values((args, kwargs), leaves.append)
         if foldable(target, leaves):
@@ -97,6 +97,13 @@ class Importer:
         if all(isinstance(operand, int) for operand in operands):
             return int(function(*operands))
         return self._one_node(self.add(function, operands))
+
+    def product(self, sizes: Sequence[Size]) -> Size:
+        """The number of elements of a tensor of these sizes."""
+        product: Size = 1
+        for size in sizes:
+            product = self.size(operator.mul, product, size)
+        return product
 
     def size_of(self, value: Value, axis: int) -> Size:
         """The size of a value along an axis."""
@@ -191,10 +198,23 @@ class Importer:
         dtype = DTYPES.get(value.onnx_type, torch.uint8 if grid.shift else torch.int8)
         rank = value.source.meta[KEY].dim()
         scale, zero = (_along(tensor.tensor.float(), value.axis, rank) for tensor in (value.scale, value.zero_point))
-        steps = self.call(aten.round.default, [self.call(aten.div.Tensor, [value.source, Known(scale)])])
-        moved = self.call(aten.add.Tensor, [steps, Known(zero)])
-        clamped = self.call(aten.clamp.default, [moved, grid.low - grid.shift, grid.high - grid.shift])
-        result: fx.Node = self.call(aten._to_copy.default, [clamped], {"dtype": dtype})
+        steps = self.call(aten.round.default, (self.call(aten.div.Tensor, (value.source, Known(scale))),))
+        moved = self.call(
+            aten.add.Tensor,
+            (
+                steps,
+                Known(zero),
+            ),
+        )
+        clamped = self.call(
+            aten.clamp.default,
+            (
+                moved,
+                grid.low - grid.shift,
+                grid.high - grid.shift,
+            ),
+        )
+        result: fx.Node = self.call(aten._to_copy.default, (clamped,), {"dtype": dtype})
         return result
 
     # -- names -----------------------------------------------------------------------------------------------------

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import cast
 
-import onnx
 from onnx import FunctionProto, GraphProto, NodeProto
 
 from tersor.ir.errors import TersorError, TraceError
@@ -96,7 +96,7 @@ class Interpreter:
         call = Call(self.importer, scope, node, self.run)
         if rule is not None:
             result = rule.function(call)
-            return result if isinstance(result, list) else [result]
+            return result if isinstance(result, list) else [cast("Value", result)]
         function = expansion(call)
         if function is None:
             raise self._unknown(node, opset)
@@ -138,7 +138,7 @@ class Interpreter:
         self.importer.fresh.clear()
 
 
-class _Located(TraceError):
+class _Located(TraceError):  # noqa: N818  # shown to people as the TraceError that it is
     """An error that names its node."""
 
 

@@ -23,7 +23,7 @@ def load_onnx(path: str | Path) -> Program:
     by name. Dimensions with a name stay dynamic. Quantized models arrive with their scales, at stage fake_quant.
     Weights that lie beside the file are mapped, and must lie in its folder.
 
-    Raises ArchiveError where the file is no ONNX model, TraceError naming file and node where a node cannot be imported.
+    Raises ArchiveError where the file is no ONNX model, TraceError naming file and node where it cannot be imported.
     """
     file = read(Path(path))
     importer = Importer(file)

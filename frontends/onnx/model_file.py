@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
-from google.protobuf.message import DecodeError
 from onnx import FunctionProto, GraphProto, ModelProto, ValueInfoProto
 
 from tersor.ir.errors import ArchiveError, TraceError
@@ -76,13 +75,15 @@ def _parse(path: Path) -> ModelProto:
             hint="save it with its weights beside it: onnx.save(..., save_as_external_data=True)",
         )
     try:
-        return ModelProto.FromString(path.read_bytes())
-    except (DecodeError, ValueError, RuntimeError) as error:
+        model = ModelProto()
+        model.ParseFromString(path.read_bytes())
+        return model
+    except OSError as error:
+        raise ArchiveError(f"{path} cannot be read: {error}") from error
+    except Exception as error:  # protobuf raises types of its own, which differ between its versions
         raise ArchiveError(
             f"{path} is not an ONNX model, or it is damaged", expected="a serialized ModelProto", found=str(error)
         ) from error
-    except OSError as error:
-        raise ArchiveError(f"{path} cannot be read: {error}") from error
 
 
 def _size(path: Path) -> int:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Sequence
-from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -110,7 +109,7 @@ def fold_sizes(importer: Importer, target: Any, args: tuple[Any, ...], kwargs: d
     if target is aten._to_copy.default:
         return _cast(args[0], kwargs)
     if target is aten.prod.default and isinstance(args[0], Sizes):
-        return make_sizes([reduce(lambda a, b: importer.size(operator.mul, a, b), args[0].items, 1)], ())
+        return make_sizes([importer.product(args[0].items)], ())
     operands = [as_sizes(argument) for argument in args]
     if any(operand is None for operand in operands) or (kwargs.keys() - {"rounding_mode"}):
         return None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from onnx import FunctionProto, TypeProto, defs, helper
 
 from .call import Call
@@ -14,7 +16,7 @@ def expansion(call: Call) -> FunctionProto | None:
     node = call.proto
     if not defs.has(node.op_type, node.domain) or not call.opset:
         return None
-    schema = defs.get_schema(node.op_type, call.opset, node.domain)
+    schema: Any = defs.get_schema(node.op_type, call.opset, node.domain)
     function = FunctionProto()
     if schema.has_function:
         function.CopyFrom(schema.function_body)

@@ -23,8 +23,8 @@ class Known:
 
     name: what it is called once it is a tensor of the program. trainable: it becomes a parameter. onnx_type: the
     element type in the file, where torch stores it wider (int4). transposed: the tensor of which it is the transpose,
-    so that a weight that is used both ways (tied embeddings) stays one tensor. bias_scale: the scale with which it stood
-    in the file as int32.
+    so that a weight that is used both ways (tied embeddings) stays one tensor. bias_scale: the scale that it had in the
+    file, where it stood there as int32.
     """
 
     tensor: Tensor

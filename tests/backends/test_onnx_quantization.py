@@ -7,7 +7,7 @@ weights here are 7 bits wide, for which they cannot, so that "equal" means equal
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy
 import onnx
@@ -51,7 +51,13 @@ class Build:
         return self.graph.get_attr(name)
 
     def grid(
-        self, x: fx.Node, scale: float | Tensor, zero: int = 0, low: int = -128, high: int = 127, axis: int | None = None
+        self,
+        x: fx.Node,
+        scale: float | Tensor,
+        zero: int = 0,
+        low: int = -128,
+        high: int = 127,
+        axis: int | None = None,
     ) -> fx.Node:
         count = len(self.tensors)
         factors = torch.as_tensor(scale, dtype=torch.float32)
@@ -300,7 +306,7 @@ class Moves(nn.Module):
         tokens = self.token(x.flatten(2).transpose(1, 2))
         x = tokens.permute(0, 2, 1).reshape(tokens.shape[0], 16, 8, 8)
         x = torch.stack([self.body(x), self.body(x)], 1).flatten(1, 2)
-        return self.head(x.mean((2, 3))).unsqueeze(1)
+        return cast(Tensor, self.head(x.mean((2, 3)))).unsqueeze(1)
 
 
 def calibrated(model: nn.Module, x: Tensor, scheme: Any = INT8) -> Program:

@@ -78,6 +78,16 @@ def test_external_data_holds_the_tensors_and_leaves_nothing_stale(floats: Progra
     assert data not in second.report.files
 
 
+def test_a_model_too_large_for_one_file_is_split_unasked(
+    floats: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnx_file, "LIMIT", 1000)
+    artifact = OnnxRuntime(audit=False).emit(floats, tmp_path)
+    assert len(artifact.report.files) == 2
+    image = torch.randn(1, 3, 8, 8)
+    torch.testing.assert_close(artifact.run(image)["scores"], floats(image)["scores"].detach(), rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("external", [False, True])
 def test_an_interrupted_write_leaves_what_was_there(
     floats: Program, quantized: Program, tmp_path: Path, external: bool, monkeypatch: pytest.MonkeyPatch

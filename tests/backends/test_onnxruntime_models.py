@@ -89,7 +89,7 @@ def traced(name: str) -> tuple[Program, list[Tensor]]:
 def test_a_float_model_gives_the_same(name: str, tmp_path: Path) -> None:
     program, inputs = traced(name)
     found = OnnxRuntime(audit=False).emit(program, tmp_path)
-    for ours, theirs in zip(program.run(inputs), found.run_flat(inputs), strict=True):  # type: ignore[attr-defined]
+    for ours, theirs in zip(program.run(inputs), found.run_flat(inputs), strict=True):
         assert (ours - theirs).abs().max() <= 2e-6 + 2e-5 * ours.abs().max()
 
 
@@ -106,6 +106,6 @@ def test_a_quantized_model_runs_in_integer(name: str, tmp_path: Path) -> None:
     quantized = Calibrate([batch], pair_safe=True)(InsertFakeQuant()(FoldBatchNorm()(program)))
     artifact = OnnxRuntime().emit(quantized, tmp_path)
     assert artifact.report.integer_share >= LEAST_INTEGER_SHARE[name]
-    for ours, theirs in zip(quantized.run(inputs), artifact.run_flat(inputs), strict=True):  # type: ignore[attr-defined]
+    for ours, theirs in zip(quantized.run(inputs), artifact.run_flat(inputs), strict=True):
         # A value near a tie may fall to the other side where floats are summed in another order.
         assert (ours - theirs).abs().max() <= 0.05 * ours.abs().max()

@@ -11,8 +11,9 @@ from . import (
     normalization,
     pooling,
     quantization,
+    reductions,
+    shapes,
 )
-from . import reductions, shapes
 
 __all__ = [
     "control",

@@ -43,5 +43,4 @@ def _goes_on(op: Call, condition: Value) -> bool:
 
 
 def _stacked(op: Call, values: tuple[Value, ...]) -> Value:
-    result: Value = op.call(aten.stack.default, list(values))
-    return result
+    return op.call(aten.stack.default, list(values))

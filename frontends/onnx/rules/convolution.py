@@ -62,8 +62,7 @@ def spatial(op: Call, x: Value) -> int:
 def pad_spatial(op: Call, x: Value, amounts: Sequence[tuple[int, int]], value: float) -> Value:
     """The input with its spatial axes padded by a constant."""
     flat = [amount for pair in reversed(amounts) for amount in pair]
-    result: Value = op.call(aten.pad.default, x, flat, "constant", value) if any(flat) else x
-    return result
+    return op.call(aten.pad.default, x, flat, "constant", value) if any(flat) else x
 
 
 @rule("Conv")
@@ -78,8 +77,7 @@ def convolution(op: Call) -> Value:
         x, amounts = pad_spatial(op, x, amounts, 0.0), [(0, 0)] * n
     padding = [before for before, _ in amounts]
     group = op.attr_int("group", 1)
-    result: Value = op.call(_CONVOLUTIONS[n], x, weight, bias, strides, padding, dilations, group)
-    return result
+    return op.call(_CONVOLUTIONS[n], x, weight, bias, strides, padding, dilations, group)
 
 
 @rule("ConvTranspose")
@@ -93,8 +91,7 @@ def transposed_convolution(op: Call) -> Value:
     amounts = _transposed_pads(op, x, kernel, strides, dilations, extra)
     if all(before == after for before, after in amounts) and all(before >= 0 for before, _ in amounts):
         padding = [before for before, _ in amounts]
-        result: Value = op.call(_TRANSPOSED[n], x, weight, bias, strides, padding, extra, group, dilations)
-        return result
+        return op.call(_TRANSPOSED[n], x, weight, bias, strides, padding, extra, group, dilations)
     full = op.call(_TRANSPOSED[n], x, weight, bias, strides, [0] * n, [0] * n, group, dilations)
     return pad_spatial(op, full, [(-b, e - a) for (b, a), e in zip(amounts, extra, strict=True)], 0.0)
 

@@ -30,8 +30,7 @@ def constant(op: Call) -> Value:
 @rule("ConstantOfShape")
 def constant_of_shape(op: Call) -> Value:
     value = op.attr_tensor("value").tensor if op.has_attr("value") else torch.zeros(1)
-    result: Value = op.call(aten.full.default, op.sizes(0), value.item(), dtype=value.dtype)
-    return result
+    return op.call(aten.full.default, op.sizes(0), value.item(), dtype=value.dtype)
 
 
 @rule("Range")
@@ -39,8 +38,5 @@ def arange(op: Call) -> Value:
     """From start to limit by delta; sizes among them make it as long as the input asks."""
     dtype = op.dtype(op.input(0))
     if dtype.is_floating_point:
-        start, limit, delta = (op.known(index).item() for index in range(3))
-    else:
-        start, limit, delta = (op.sizes(index)[0] for index in range(3))
-    result: Value = op.call(aten.arange.start_step, start, limit, delta, dtype=dtype)
-    return result
+        return op.call(aten.arange.start_step, *[op.known(index).item() for index in range(3)], dtype=dtype)
+    return op.call(aten.arange.start_step, *[op.sizes(index)[0] for index in range(3)], dtype=dtype)

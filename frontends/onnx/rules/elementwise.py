@@ -101,8 +101,7 @@ def _compare(tensors: Any, scalar: Any) -> Function:
     def compare(op: Call) -> Value:
         left, right = widened(op, op.input(0)), widened(op, op.input(1))
         constant = number(op, left, right)
-        result: Value = op.call(tensors, left, right) if constant is None else op.call(scalar, left, constant)
-        return result
+        return op.call(tensors, left, right) if constant is None else op.call(scalar, left, constant)
 
     return compare
 
@@ -128,8 +127,7 @@ def commutative(op: Call, target: Any) -> Value:
     """The same where the operands may change places."""
     left, right = op.input(0), op.input(1)
     if number(op, right, left) is not None and op.dtype(right) not in _WIDER:
-        result: Value = op.call(target, right, op.scalar(left))
-        return result
+        return op.call(target, right, op.scalar(left))
     return arithmetic(op, target)
 
 
@@ -143,8 +141,7 @@ def sub(op: Call) -> Value:
     left, right = op.input(0), op.input(1)
     constant = number(op, right, left)
     if constant is not None and op.dtype(right).is_floating_point:
-        result: Value = op.call(aten.rsub.Scalar, right, constant)
-        return result
+        return op.call(aten.rsub.Scalar, right, constant)
     return arithmetic(op, aten.sub.Tensor)
 
 
@@ -167,8 +164,7 @@ def power(op: Call) -> Value:
 
 @rule("Gelu")
 def gelu(op: Call) -> Value:
-    result: Value = op.call(aten.gelu.default, op.input(0), approximate=op.attr_str("approximate", "none"))
-    return result
+    return op.call(aten.gelu.default, op.input(0), approximate=op.attr_str("approximate", "none"))
 
 
 @rule("Clip", until=10)
@@ -184,8 +180,7 @@ def clip(op: Call) -> Value:
     numbers = [None if bound is None else op.scalar(bound) for bound in bounds]
     if all((bound is None) == (number is None) for bound, number in zip(bounds, numbers, strict=True)):
         return _clamp(op, *numbers)
-    result: Value = op.call(aten.clamp.Tensor, op.input(0), *bounds)
-    return result
+    return op.call(aten.clamp.Tensor, op.input(0), *bounds)
 
 
 def _clamp(op: Call, low: float | None, high: float | None) -> Value:
@@ -194,14 +189,12 @@ def _clamp(op: Call, low: float | None, high: float | None) -> Value:
     if low is None and high is None:
         return x
     relu6 = (low, high) == (0, 6) and op.dtype(x).is_floating_point
-    result: Value = op.call(aten.hardtanh.default if relu6 else aten.clamp.default, x, low, high)
-    return result
+    return op.call(aten.hardtanh.default if relu6 else aten.clamp.default, x, low, high)
 
 
 @rule("Softmax", since=13)
 def softmax(op: Call) -> Value:
-    result: Value = op.call(aten.softmax.int, op.input(0), op.attr_int("axis", -1))
-    return result
+    return op.call(aten.softmax.int, op.input(0), op.attr_int("axis", -1))
 
 
 @rule("Softmax", until=12)
@@ -210,11 +203,9 @@ def softmax_of_matrix(op: Call) -> Value:
     x = op.input(0)
     axis = op.axis(op.attr_int("axis", 1), op.rank(x))
     if axis == op.rank(x) - 1:
-        last: Value = op.call(aten.softmax.int, x, -1)
-        return last
+        return op.call(aten.softmax.int, x, -1)
     flat = op.call(aten.softmax.int, op.call(aten.flatten.using_ints, x, axis), -1)
-    result: Value = op.call(aten.reshape.default, flat, op.shape(x))
-    return result
+    return op.call(aten.reshape.default, flat, op.shape(x))
 
 
 @rule("Cast")
@@ -242,8 +233,7 @@ def _cast(op: Call, dtype: torch.dtype) -> Value:
 
 @rule("Where")
 def where(op: Call) -> Value:
-    result: Value = op.call(aten.where.self, op.input(0), op.input(1), op.input(2))
-    return result
+    return op.call(aten.where.self, op.input(0), op.input(1), op.input(2))
 
 
 @rule("Identity")

@@ -21,12 +21,10 @@ def gather(op: Call) -> Value:
     axis = op.axis(op.attr_int("axis", 0), op.rank(x))
     table, chosen = op.importer.known(x), op.importer.known(indices)
     if table is not None and table.trainable and axis == 0 and op.rank(x) == 2 and isinstance(indices, fx.Node):
-        result: Value = op.call(aten.embedding.default, x, indices)
-    elif chosen is not None and chosen.tensor.dim() == 0:
-        result = op.call(aten.select.int, x, axis, int(chosen.tensor))
-    else:
-        result = op.call(aten.index.Tensor, x, [None] * axis + [indices])
-    return result
+        return op.call(aten.embedding.default, x, indices)
+    if chosen is not None and chosen.tensor.dim() == 0:
+        return op.call(aten.select.int, x, axis, int(chosen.tensor))
+    return op.call(aten.index.Tensor, x, [*[None] * axis, indices])
 
 
 @rule("Slice", until=9)
@@ -70,6 +68,5 @@ def _backwards(op: Call, x: Value, axis: int, start: Size, end: Size, step: int)
         return result
     if start in (-1, sys.maxsize, 2**31 - 1) and isinstance(end, int) and end < -(2**30):
         flipped = op.call(aten.flip.default, x, [axis])
-        result = flipped if step == -1 else op.call(aten.slice.Tensor, flipped, axis, 0, sys.maxsize, -step)
-        return result
+        return flipped if step == -1 else op.call(aten.slice.Tensor, flipped, axis, 0, sys.maxsize, -step)
     op.refuse("a slice backwards through an axis whose size changes", found=f"axis {axis}")

@@ -31,8 +31,7 @@ def transposed(op: Call, value: Value) -> Value | None:
     if flipped is None:
         return None
     other = None if axis is None else 1 - int(axis)  # type: ignore[arg-type]  # by the schema: an int or None
-    result: Value = op.call(FAKE_QUANTIZE, flipped, scale, zero_point, other, low, high)
-    return result
+    return op.call(FAKE_QUANTIZE, flipped, scale, zero_point, other, low, high)
 
 
 def bias_on_grid(op: Call, bias: Value | None, x: Value, weight: Value) -> Value | None:
@@ -49,8 +48,7 @@ def bias_on_grid(op: Call, bias: Value | None, x: Value, weight: Value) -> Value
     product = bias_scale(scales[0].tensor, scales[1].tensor)  # type: ignore[union-attr]  # none is None
     if not torch.allclose(product.expand_as(known.tensor), known.bias_scale.expand_as(known.tensor), rtol=1e-6, atol=0):
         return bias
-    result: Value = op.call(FAKE_QUANTIZE_BIAS, bias, nodes[0].args[1], nodes[1].args[1])
-    return result
+    return op.call(FAKE_QUANTIZE_BIAS, bias, nodes[0].args[1], nodes[1].args[1])
 
 
 def transpose_known(known: Known) -> Known:
@@ -62,10 +60,7 @@ def transpose_known(known: Known) -> Known:
 def matmul(op: Call) -> Value:
     left, right = op.input(0), op.input(1)
     weight = transposed(op, right) if op.dtype(left).is_floating_point and isinstance(left, fx.Node) else None
-    result: Value = (
-        op.call(aten.matmul.default, left, right) if weight is None else op.call(aten.linear.default, left, weight)
-    )
-    return result
+    return op.call(aten.matmul.default, left, right) if weight is None else op.call(aten.linear.default, left, weight)
 
 
 @rule("Add")
@@ -80,8 +75,7 @@ def add(op: Call) -> Value:
             x, weight = product.args
             if tuple(known.tensor.shape) == (weight.meta["val"].shape[0],):  # type: ignore[union-attr]  # a node
                 bias = bias_on_grid(op, bias, x, weight)  # type: ignore[arg-type, assignment]  # nodes
-                result: Value = op.call(aten.linear.default, x, weight, bias)
-                return result
+                return op.call(aten.linear.default, x, weight, bias)
     return commutative(op, aten.add.Tensor)
 
 
@@ -95,8 +89,7 @@ def gemm(op: Call) -> Value:
     weight = b if op.attr_int("transB", 0) else transposed(op, b)
     vector = c is None or (op.rank(c) == 1 and op.size(c, 0) == op.size(b, 0 if op.attr_int("transB", 0) else 1))
     if weight is not None and vector and alpha == 1 and (c is None or beta == 1) and op.dtype(a).is_floating_point:
-        result: Value = op.call(aten.linear.default, a, weight, bias_on_grid(op, c, a, weight))
-        return result
+        return op.call(aten.linear.default, a, weight, bias_on_grid(op, c, a, weight))
     if op.attr_int("transB", 0):
         b = op.call(aten.permute.default, b, [1, 0])
     product = _scaled(op, op.call(aten.matmul.default, a, b), alpha)

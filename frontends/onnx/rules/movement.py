@@ -21,14 +21,12 @@ def transpose(op: Call) -> Value:
     turned = transposed(op, known) if known is not None and order == [1, 0] else None
     if turned is not None:
         return turned
-    result: Value = op.call(aten.permute.default, x, order)
-    return result
+    return op.call(aten.permute.default, x, order)
 
 
 @rule("Concat")
 def concat(op: Call) -> Value:
-    result: Value = op.call(aten.cat.default, op.inputs, op.attr_int("axis"))
-    return result
+    return op.call(aten.cat.default, op.inputs, op.attr_int("axis"))
 
 
 @rule("Split")
@@ -46,13 +44,12 @@ def split(op: Call) -> list[Value]:
         parts = op.attr_int("num_outputs", len(op.proto.output))
         part = -(-size // max(parts, 1))
         sizes = [min(part, size - part * index) for index in range(parts)]
-    return list(op.call(aten.split_with_sizes.default, x, sizes, axis))
+    return op.call_several(aten.split_with_sizes.default, x, sizes, axis)
 
 
 @rule("Tile")
 def tile(op: Call) -> Value:
-    result: Value = op.call(aten.repeat.default, op.input(0), op.sizes(1))
-    return result
+    return op.call(aten.repeat.default, op.input(0), op.sizes(1))
 
 
 @rule("Pad", until=10)
@@ -79,8 +76,7 @@ def _pad(op: Call, x: Value, amounts: list[int], axes: list[int], value: float) 
     flat = [amount for axis in range(op.rank(x))[::-1] for amount in pairs.get(axis, (0, 0))]
     while flat[-2:] == [0, 0]:
         flat = flat[:-2]
-    result: Value = op.call(aten.pad.default, x, flat, "constant", value) if flat else x
-    return result
+    return op.call(aten.pad.default, x, flat, "constant", value) if flat else x
 
 
 def _pad_from_inside(op: Call, x: Value, pairs: dict[int, tuple[int, int]], mode: str) -> Value:

@@ -20,8 +20,7 @@ def batch_norm(op: Call) -> Value | list[Value]:
     if op.opset < 9 and op.attr_int("spatial", 1) == 0:
         op.refuse("statistics of every element are not taken", expected="spatial 1")
     mean, var, kept = op.frozen(mean), op.frozen(var), round(1 - momentum, 9)
-    result: Value = op.call(aten.batch_norm.default, x, weight, bias, mean, var, False, kept, epsilon, True)
-    return result
+    return op.call(aten.batch_norm.default, x, weight, bias, mean, var, False, kept, epsilon, True)
 
 
 def _training(op: Call, epsilon: float, momentum: float) -> list[Value]:
@@ -36,8 +35,7 @@ def _training(op: Call, epsilon: float, momentum: float) -> list[Value]:
 
 def _moved(op: Call, old: Value, new: Value, momentum: float) -> Value:
     kept = op.call(aten.mul.Tensor, op.frozen(old), momentum)
-    result: Value = op.call(aten.add.Tensor, kept, op.call(aten.mul.Tensor, new, 1 - momentum))
-    return result
+    return op.call(aten.add.Tensor, kept, op.call(aten.mul.Tensor, new, 1 - momentum))
 
 
 @rule("LayerNormalization")

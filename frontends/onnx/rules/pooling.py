@@ -64,7 +64,7 @@ def _with_indices(
         op.refuse("indices with such padding are not taken", expected="equal padding, half a window at most")
     sizes = op.static_shape(x)
     padding = [b for b, _ in amounts]
-    values, places = op.call(_MAX_WITH_INDICES[n], x, kernel, strides, padding, dilations, ceil)
+    values, places = op.call_several(_MAX_WITH_INDICES[n], x, kernel, strides, padding, dilations, ceil)
     planes = sizes[0] * sizes[1]
     plane = torch.Size(sizes[2:]).numel()
     starts = op.call(aten.arange.start_step, 0, planes * plane, plane, dtype=torch.int64)
@@ -97,12 +97,10 @@ def average_pool(op: Call) -> Value:
 def global_average_pool(op: Call) -> Value:
     x = op.input(0)
     n = spatial(op, x)
-    result: Value = op.call(_GLOBAL_AVERAGE[n], x, [1] * n)
-    return result
+    return op.call(_GLOBAL_AVERAGE[n], x, [1] * n)
 
 
 @rule("GlobalMaxPool")
 def global_max_pool(op: Call) -> Value:
     x = op.input(0)
-    result: Value = op.call(aten.amax.default, x, list(range(2, op.rank(x))), True)
-    return result
+    return op.call(aten.amax.default, x, list(range(2, op.rank(x))), True)

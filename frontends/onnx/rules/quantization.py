@@ -58,8 +58,7 @@ def fake_quantize(op: Call, x: Value, scale: Known, zero: Known, axis: int | Non
     """The values that a grid has for `x`. The IR stores signed integers: unsigned zero points are shifted."""
     steps = Known(scale.tensor.float(), scale.name)
     place = Known(zero.tensor.to(torch.int32) + grid.shift, zero.name)
-    result: Value = op.call(FAKE_QUANTIZE, x, steps, place, axis, grid.low, grid.high)
-    return result
+    return op.call(FAKE_QUANTIZE, x, steps, place, axis, grid.low, grid.high)
 
 
 def _constant(op: Call, index: int) -> Known:

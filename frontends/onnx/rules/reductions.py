@@ -13,7 +13,7 @@ from ..values import Value
 
 aten = torch.ops.aten
 
-Reduce = Callable[[Call, Value, list[int], bool], Any]
+Reduce = Callable[[Call, Value, list[int], bool], Value]
 
 
 def _direct(target: Any) -> Reduce:
@@ -27,8 +27,7 @@ def _sum(op: Call, x: Value, axes: list[int], keep: bool) -> Value:
 
 def _mean(op: Call, x: Value, axes: list[int], keep: bool) -> Value:
     if op.dtype(x).is_floating_point:
-        result: Value = op.call(aten.mean.dim, x, axes, keep)
-        return result
+        return op.call(aten.mean.dim, x, axes, keep)
     return op.cast(op.call(aten.mean.dim, op.cast(x, torch.float64), axes, keep), op.dtype(x))
 
 
@@ -37,10 +36,8 @@ def _extreme(target: Any) -> Reduce:
         """Over no elements at all: the identity of the operation, which torch does not give."""
         if 0 in [op.size(x, axis) for axis in axes]:
             sizes = [1 if axis in axes else size for axis, size in enumerate(op.shape(x)) if keep or axis not in axes]
-            result: Value = op.call(aten.full.default, sizes, _neutral(target, op.dtype(x)), dtype=op.dtype(x))
-            return result
-        result = op.call(target, x, axes, keep)
-        return result
+            return op.call(aten.full.default, sizes, _neutral(target, op.dtype(x)), dtype=op.dtype(x))
+        return op.call(target, x, axes, keep)
 
     return reduce
 
@@ -103,16 +100,14 @@ def _reduction(reduce: Reduce, axes_are_input: bool) -> Callable[[Call], Value]:
             return _of_each(op, reduce, x)
         rank = op.rank(x)
         axes = [op.axis(axis, rank) for axis in given] or list(range(rank))
-        result: Value = reduce(op, x, axes, bool(op.attr_int("keepdims", 1)))
-        return result
+        return reduce(op, x, axes, bool(op.attr_int("keepdims", 1)))
 
     return rule
 
 
 def _of_each(op: Call, reduce: Reduce, x: Value) -> Value:
     """Each element reduced alone, as if along an axis of size 1."""
-    result: Value = reduce(op, op.call(aten.unsqueeze.default, x, -1), [op.rank(x)], False)
-    return result
+    return reduce(op, op.call(aten.unsqueeze.default, x, -1), [op.rank(x)], False)
 
 
 for _name, (_reduce, _since) in _REDUCTIONS.items():

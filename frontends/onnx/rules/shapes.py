@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import operator
-
 import torch
 
 from ..call import Call
@@ -24,10 +22,7 @@ def shape(op: Call) -> Value:
 
 @rule("Size")
 def size(op: Call) -> Value:
-    count: Size = 1
-    for item in op.shape(op.input(0)):
-        count = op.importer.size(operator.mul, count, item)
-    return make_sizes([count], [])
+    return make_sizes([op.importer.product(op.shape(op.input(0)))], [])
 
 
 @rule("Reshape")
@@ -36,8 +31,7 @@ def reshape(op: Call) -> Value:
     x, sizes = op.input(0), op.sizes(1)
     if not op.attr_int("allowzero", 0):
         sizes = [op.size(x, axis) if item == 0 else item for axis, item in enumerate(sizes)]
-    result: Value = op.call(aten.reshape.default, x, sizes)
-    return result
+    return op.call(aten.reshape.default, x, sizes)
 
 
 @rule("Flatten")
@@ -47,17 +41,9 @@ def flatten(op: Call) -> Value:
     rank, axis = op.rank(x), op.attr_int("axis", 1)
     axis = axis + rank if axis < 0 else axis
     if axis == 1 and rank > 1:
-        result: Value = op.call(aten.flatten.using_ints, x, 1)
-        return result
+        return op.call(aten.flatten.using_ints, x, 1)
     sizes = op.shape(x)
-    rows: Size = 1
-    for item in sizes[:axis]:
-        rows = op.importer.size(operator.mul, rows, item)
-    columns: Size = 1
-    for item in sizes[axis:]:
-        columns = op.importer.size(operator.mul, columns, item)
-    result = op.call(aten.reshape.default, x, [rows, columns])
-    return result
+    return op.call(aten.reshape.default, x, [op.importer.product(sizes[:axis]), op.importer.product(sizes[axis:])])
 
 
 def _axes(op: Call, since: int) -> list[int] | None:
@@ -71,12 +57,8 @@ def _axes(op: Call, since: int) -> list[int] | None:
 def squeeze(op: Call) -> Value:
     x, axes = op.input(0), _axes(op, 13)
     if axes is None:
-        result: Value = op.call(aten.squeeze.default, x)
-    elif len(axes) == 1:
-        result = op.call(aten.squeeze.dim, x, axes[0])
-    else:
-        result = op.call(aten.squeeze.dims, x, axes)
-    return result
+        return op.call(aten.squeeze.default, x)
+    return op.call(aten.squeeze.dim, x, axes[0]) if len(axes) == 1 else op.call(aten.squeeze.dims, x, axes)
 
 
 @rule("Unsqueeze")
@@ -93,13 +75,12 @@ def expand(op: Call) -> Value:
     """Both ways: a size of 1 in the request keeps the input's."""
     x, wanted = op.input(0), op.sizes(1)
     own = op.shape(x)
-    longer = max(len(own), len(wanted))
-    own = [1] * (longer - len(own)) + own
-    wanted = [1] * (longer - len(wanted)) + wanted
-    sizes = [have if ask == 1 or ask is have else have if _fixed(have) else ask for have, ask in zip(own, wanted)]
-    result: Value = op.call(aten.expand.default, x, sizes)
-    return result
+    ones: list[Size] = [1] * abs(len(own) - len(wanted))
+    own, wanted = (own, ones + wanted) if len(own) > len(wanted) else (ones + own, wanted)
+    sizes = [have if ask == 1 or _is_large(have) else ask for have, ask in zip(own, wanted, strict=True)]
+    return op.call(aten.expand.default, x, sizes)
 
 
-def _fixed(size: Size) -> bool:
+def _is_large(size: Size) -> bool:
+    """Whether it is a number other than 1, which nothing can change."""
     return isinstance(size, int) and size != 1

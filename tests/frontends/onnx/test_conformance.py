@@ -37,7 +37,8 @@ from tersor.ir.errors import TersorError
 from tersor.ir.program import Program
 
 HERE = Path(__file__).parent
-MODULES = sorted(module.name for module in pkgutil.iter_modules(suite.__path__) if not module.name.startswith("_"))
+PREFIX = f"{suite.__name__}."
+MODULES = sorted(m.name.removeprefix(PREFIX) for m in pkgutil.walk_packages(suite.__path__, PREFIX) if not m.ispkg)
 ONNX_TYPES = {dtype: number for number, dtype in DTYPES.items()}
 
 
@@ -56,16 +57,14 @@ def cases_of(module: str) -> tuple[TestCase, ...]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         start = len(suite._NodeTestCases)
-        importlib.import_module(f"{suite.__name__}.{module}")
+        importlib.import_module(PREFIX + module)
         return tuple(suite._NodeTestCases[start:])
 
 
-def operators_in(graph: onnx.GraphProto) -> Iterator[str]:
-    for node in graph.node:
-        yield f"{node.domain}.{node.op_type}".lstrip(".")
-        for attribute in node.attribute:
-            if attribute.type == onnx.AttributeProto.GRAPH:
-                yield from operators_in(attribute.g)
+def operators_of(case: TestCase) -> set[str]:
+    """The operators of a case, those in branches and loops left out."""
+    assert case.model is not None
+    return {f"{node.domain}.{node.op_type}".lstrip(".") for node in case.model.graph.node}
 
 
 def with_constants(model: onnx.ModelProto, inputs: list[Any], chosen: list[bool]) -> onnx.ModelProto:
@@ -94,6 +93,7 @@ def load(case: TestCase, inputs: list[Any], folder: Path) -> tuple[Program, list
     """The program, and which inputs are constants of it. Raises what the importer raised at first."""
     first: TersorError | None = None
     path = folder / "model.onnx"
+    assert case.model is not None
     for chosen in ways(inputs):
         path.write_bytes(with_constants(case.model, inputs, chosen).SerializeToString())
         try:
@@ -107,7 +107,7 @@ def load(case: TestCase, inputs: list[Any], folder: Path) -> tuple[Program, list
 
 
 def run(case: TestCase, folder: Path) -> Outcome:
-    for inputs, expected in case.data_sets:
+    for inputs, expected in case.data_sets or ():
         try:
             program, constants = load(case, list(inputs), folder)
         except TersorError as error:
@@ -126,11 +126,9 @@ def to_torch(array: Any) -> torch.Tensor:
     array = onnx.numpy_helper.to_array(array) if isinstance(array, onnx.TensorProto) else array
     dtype = DTYPES[onnx.helper.np_dtype_to_tensor_dtype(array.dtype)]
     contiguous = np.ascontiguousarray(array)
-    return (
-        torch.frombuffer(bytearray(contiguous.tobytes()), dtype=dtype).reshape(array.shape)
-        if array.size
-        else (torch.empty(array.shape, dtype=dtype))
-    )
+    if not array.size:
+        return torch.empty(array.shape, dtype=dtype)
+    return torch.frombuffer(bytearray(contiguous.tobytes()), dtype=dtype).reshape(array.shape)
 
 
 def compare(found: list[torch.Tensor], expected: Any, rtol: float, atol: float) -> None:
@@ -161,7 +159,7 @@ NOT_PASSED = tuple(line.split(maxsplit=1)[0] for line in lines("not_passed.txt")
 
 def listed(case: TestCase) -> str | None:
     """Why a case is not expected to pass."""
-    missing = sorted(set(operators_in(case.model.graph)) & NOT_TAKEN)
+    missing = sorted(operators_of(case) & NOT_TAKEN)
     if missing:
         return f"not_taken.txt lists {missing[0]}"
     pattern = next((pattern for pattern in NOT_PASSED if fnmatchcase(case.name, pattern)), None)
@@ -205,15 +203,15 @@ def main(modules: list[str]) -> None:
                 outcome = run(case, Path(folder))
                 counts[outcome.kind] += 1
                 counts["passed with constants"] += outcome.constants > 0
-                names = set(operators_in(case.model.graph))
+                names = operators_of(case)
                 operators.update(names if outcome.kind == "passed" else ())
                 if modules or outcome.kind == "wrong":
                     detail = " | ".join(outcome.detail.splitlines()[:4])
                     print(f"{outcome.kind:8} {case.name}: {detail}"[:300])
     print(dict(counts), f"{len(operators)} operators in cases that pass")
     if not modules:
-        every = {name for module in MODULES for case in cases_of(module) for name in operators_in(case.model.graph)}
-        print("in no case that passes:", *sorted(every - set(operators)))
+        every = {name for module in MODULES for case in cases_of(module) for name in operators_of(case)}
+        print("in no case that passes:", *sorted(every - set(operators)), sep="\n")
 
 
 if __name__ == "__main__":

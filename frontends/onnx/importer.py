@@ -19,10 +19,11 @@ from tersor.ir.names import legal
 from tersor.ir.origin import KEY as ORIGIN
 from tersor.ir.origin import Origin
 from tersor.ir.program import Program
-from tersor.ir.shapes import KEY, infer
+from tersor.ir.shapes import KEY
 
 from .dtypes import DTYPES, GRIDS
 from .folding import evaluate, foldable
+from .inference import Inference
 from .model_file import ModelFile, identifier, signature_of
 from .shape_arithmetic import fold_sizes
 from .values import Known, Quantized, Size, Sizes, Value
@@ -41,6 +42,7 @@ class Importer:
         for spec in signature.inputs:
             graph.placeholder(_placeholder_name(graph, spec.name))
         self.program = Program.build(graph, {}, signature, name=identifier(file.graph.name or file.path.stem))
+        self.inference = Inference(self.program)
         self.origin = Origin(str(file.path))
         self.fresh: set[fx.Node] = set()
         """Nodes that the current ONNX node added; the one that it gives takes the name of its output."""
@@ -48,6 +50,7 @@ class Importer:
         self._known: dict[fx.Node, Known] = {}
         self._sizes: dict[str, fx.Node] = {}
         self._once: dict[Hashable, Any] = {}
+        self._tensor_names: set[str] = set()
 
     # -- operators -------------------------------------------------------------------------------------------------
 
@@ -76,7 +79,7 @@ class Importer:
         args = _without_defaults(target, args)
         node = self.program.graph.create_node("call_function", target, args, kwargs or {}, name)
         try:
-            node.meta[KEY] = infer(self.program, node)
+            node.meta[KEY] = self.inference.value(node)
         except BaseException:
             self.program.graph.erase_node(node)
             raise
@@ -171,7 +174,9 @@ class Importer:
 
     def _attribute(self, known: Known) -> fx.Node:
         tensor = nn.Parameter(known.tensor) if known.trainable else known.tensor
-        node = self.program.attribute(self.program.add_tensor(self._tensor_name(known.name or "constant"), tensor))
+        name = self.program.add_tensor(self._tensor_name(known.name or "constant"), tensor)
+        self._tensor_names.add(name)
+        node = self.program.attribute(name)
         node.meta[ORIGIN] = self.origin
         self._known[node] = known
         return node
@@ -179,9 +184,8 @@ class Importer:
     def _tensor_name(self, name: str) -> str:
         """A legal dotted name; its dots go where a prefix is the name of another tensor, as `a` is of `a.b`."""
         name = legal(name)
-        taken = self.program.tensors()
         path = name.split(".")
-        nested = any(".".join(path[:end]) in taken for end in range(1, len(path)))
+        nested = any(".".join(path[:end]) in self._tensor_names for end in range(1, len(path)))
         return name.replace(".", "_") if nested else name
 
     def _stack(self, sizes: Sizes) -> fx.Node:

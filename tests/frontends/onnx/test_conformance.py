@@ -33,6 +33,7 @@ from onnx.backend.test.case.test_case import TestCase
 
 from tersor.frontends.onnx.dtypes import DTYPES
 from tersor.frontends.onnx.load import load_onnx
+from tersor.frontends.onnx.registry import RULES
 from tersor.ir.errors import TersorError
 from tersor.ir.program import Program
 
@@ -188,6 +189,11 @@ def test_the_lists_are_sorted_and_give_reasons() -> None:
     for name in ("not_taken.txt", "not_passed.txt"):
         assert lines(name) == sorted(set(lines(name)))
     assert all(len(line.split(maxsplit=1)) == 2 for line in lines("not_passed.txt"))
+
+
+def test_operators_that_have_a_rule_are_not_listed() -> None:
+    taken = {f"{domain}.{operator}".lstrip(".") for domain, operator in RULES}
+    assert not taken & NOT_TAKEN
 
 
 # -- By hand -----------------------------------------------------------------------------------------------------------

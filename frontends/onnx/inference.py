@@ -1,0 +1,65 @@
+"""Types of new nodes. torch infers one in about a millisecond; models repeat layers, so each kind is asked once."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from tersor.ir.program import Program
+from tersor.ir.shapes import KEY, infer
+
+_OF_DATA = frozenset({torch.Tag.dynamic_output_shape, torch.Tag.data_dependent_output})
+
+
+class Inference:
+    """`infer`, which remembers: the same operator on inputs of the same types and the same numbers gives one type."""
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self._results: dict[Hashable, Any] = {}
+        self._keys: dict[fx.Node, Hashable] = {}
+
+    def value(self, node: fx.Node) -> Any:
+        """The node's fake tensor, size, or tuple of those. Raises VerificationError as `infer` does."""
+        try:
+            key = (node.target, self._key(node.args), self._key(node.kwargs))
+            if key in self._results:
+                return self._results[key]
+        except _Unknown:
+            return infer(self.program, node)
+        result = infer(self.program, node)
+        if isinstance(node.target, torch._ops.OpOverload) and not _OF_DATA & set(node.target.tags):
+            self._results[key] = result
+        return result
+
+    def _key(self, argument: Any) -> Hashable:
+        if isinstance(argument, fx.Node):
+            if argument not in self._keys:
+                self._keys[argument] = _type(argument.meta[KEY])
+            return self._keys[argument]
+        if isinstance(argument, tuple | list):
+            return tuple(self._key(item) for item in argument)
+        if isinstance(argument, dict):
+            return tuple((name, self._key(item)) for name, item in argument.items())
+        return type(argument), argument
+
+
+class _Unknown(Exception):  # noqa: N818  # not an error: the way out of nested arguments
+    """An argument whose type is no key."""
+
+
+def _type(value: Any) -> Hashable:
+    """What shape functions look at: dtype, sizes and strides; symbolic ones as expressions."""
+    if isinstance(value, Tensor):
+        return value.dtype, tuple(map(_size, value.shape)), tuple(map(_size, value.stride()))
+    if isinstance(value, torch.SymInt):
+        return torch.SymInt, _size(value)
+    raise _Unknown
+
+
+def _size(size: Any) -> Hashable:
+    expression: Hashable = size if isinstance(size, int) else size.node.expr
+    return expression

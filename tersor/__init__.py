@@ -28,7 +28,7 @@ from tersor.passes.quantize import Quantize
 from tersor.passes.report import PipelineResult, Report
 from tersor.passes.rewrite import Rewrite
 
-from .lowering import compress, load, lower
+from .lowering import compress, load, load_onnx, lower
 
 __version__ = "0.1.0"
 
@@ -63,6 +63,7 @@ __all__ = [
     "Unsupported",
     "compress",
     "load",
+    "load_onnx",
     "lower",
     "trace",
 ]

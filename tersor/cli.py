@@ -42,7 +42,8 @@ dynamic_option = click.option(
 def cli() -> None:
     """Compress models: trace, run passes, lower to hardware, compare, measure.
 
-    MODEL is `module:function`, whose function returns (model, inputs), or a program that was saved as a .tersor file.
+    MODEL is `module:function`, whose function returns (model, inputs), an ONNX file, or a program that was saved as a
+    .tersor file.
     """
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,17 @@ _LISTED = 8
 def load(path: str | Path) -> Program:
     """Read a program that `Program.save` wrote. Raises ArchiveError; no code from the file is run."""
     return Program.load(path)
+
+
+def load_onnx(path: str | Path) -> Program:
+    """Import an ONNX model onto the operators that `trace` gives.
+
+    Trainable initializers become parameters; names and dynamic dimensions are kept; QuantizeLinear and DequantizeLinear
+    become fake-quantize. Raises TraceError or ArchiveError naming the file, and the node where there is one.
+    """
+    from tersor.frontends.onnx.load import load_onnx as load
+
+    return load(Path(path))
 
 
 def resolve(target: str | Backend) -> Backend:
@@ -68,15 +80,17 @@ def compress(
 
     model, args, kwargs, dynamic: as for `trace`; a Program is taken as it is.
     calibration: batches for post-training quantization, each what the model is called with. None calibrates on the
-        example alone, which is enough to try things out and too little to ship.
+        example alone and warns: that is enough to try things out and too little to ship.
     passes: what to run instead of `Quantize(INT8)`.
 
     Raises TraceError, CalibrationError, PassError or LoweringError.
     """
     backend = resolve(target)
     program = model if isinstance(model, Program) else trace(model, args, kwargs, dynamic)
-    if passes is None:
-        passes = [Quantize(calibration=_example(program) if calibration is None else calibration)]
+    if passes is None and calibration is None:
+        warnings.warn("calibrating on the example alone: give calibration=batches of real data", stacklevel=2)
+        calibration = _example(program)
+    passes = [Quantize(calibration=calibration)] if passes is None else passes
     return lower(PassManager(passes).run(program).program, backend, out)
 
 

@@ -18,11 +18,10 @@ from tersor.frontends.torch_export import trace
 from tersor.ir.errors import ArchiveError, RecipeError
 from tersor.ir.program import Program
 
-PROGRAM_SUFFIX = ".tersor"
-
+from .lowering import load_onnx
 
 def load_program(model: str, dynamic: Dynamic | None = None) -> Program:
-    """The program that MODEL names: `module:function`, or a file that `Program.save` wrote.
+    """The program that MODEL names: `module:function`, an ONNX file, or a file that `Program.save` wrote.
 
     The function returns the model and its example inputs, `(model, inputs)`: a tensor, a tuple, or a dict of keyword
     inputs. A Program is taken as it is.
@@ -30,11 +29,9 @@ def load_program(model: str, dynamic: Dynamic | None = None) -> Program:
     Raises RecipeError where there is no such thing, ArchiveError or TraceError where it cannot be read or traced.
     """
     if Path(model).suffix == ".onnx":
-        raise ArchiveError(
-            f"{model}: this version cannot compress ONNX files",
-            expected=f"module:function, or a {PROGRAM_SUFFIX} file",
-            hint="trace the PyTorch model it came from; `tersor verify` and `tersor bench` do take ONNX files",
-        )
+        if dynamic:
+            raise RecipeError("the dynamic dimensions of an ONNX file are its own", found=str(dynamic))
+        return load_onnx(model)
     if ":" not in model or Path(model).exists():
         return Program.load(model)
     made = call(model)

@@ -125,6 +125,15 @@ def test_bench_measures_each(run: Run) -> None:
     assert "speed" in run("bench", "zoo:model", "--seconds", "0.05")[1]
 
 
+def test_an_onnx_file_is_a_model_too(run: Run) -> None:
+    assert run("compress", "zoo:model", "--recipe", "float", "--out", "float")[0] == 0
+    code, _, errors = run("compress", "float/model.onnx", "--data", "zoo:batches", "--out", "int8")
+    assert (code, errors) == (0, "")
+    found = json.loads(run("verify", "zoo:model", "int8", "--json")[1])
+    assert found["outputs"][0]["sqnr"] > 20
+    assert "aten.conv2d" in run("show", "float/model.onnx")[1]
+
+
 def test_targets_and_passes_are_listed(run: Run) -> None:
     assert "onnxruntime" in {row["target"] for row in json.loads(run("targets", "--json")[1])}
     assert {"quantize", "canonicalize"} <= {row["pass"] for row in json.loads(run("passes", "--json")[1])}
@@ -152,7 +161,8 @@ def test_a_recipe_file_of_ones_own(run: Run) -> None:
         (("compress", "zoo:model", "-o", "x", "-d", "zoo:empty"), ERROR, "empty"),
         (("compress", "zoo:model", "-o", "x"), ERROR, "calibration data is missing"),
         (("compress", "zoo:branches", "-o", "x", "-d", "zoo:batches"), ERROR, "torch.where"),
-        (("compress", "model.onnx", "-o", "x", "-d", "zoo:batches"), ERROR, "ONNX"),
+        (("compress", "missing.onnx", "-o", "x", "-d", "zoo:batches"), ERROR, "missing.onnx"),
+        (("show", "zoo.onnx", "--dynamic", "x:0=batch"), USAGE, "are its own"),
         (("show", "missing.tersor"), ERROR, "missing.tersor"),
         (("show", "zoo.py"), ERROR, "zoo.py"),
         (("show", "zoo:model", "--dynamic", "input"), USAGE, "x:0=batch"),

@@ -44,6 +44,13 @@ def test_compress_goes_from_model_to_artifact_in_one_call(tmp_path: Path) -> Non
     assert artifact.report.integer_share == 1.0
 
 
+def test_compress_without_data_warns(tmp_path: Path) -> None:
+    x = torch.randn(2, 3, 8, 8)
+    with pytest.warns(UserWarning, match="calibration=batches"):
+        artifact = ts.compress(net(), x, out=tmp_path)
+    assert artifact.report.integer_share == 1.0
+
+
 def test_compress_takes_passes_and_programs(tmp_path: Path) -> None:
     program = ts.trace(net(), torch.randn(2, 3, 8, 8))
     artifact = ts.compress(program, passes=[ts.FoldBatchNorm()], out=tmp_path)

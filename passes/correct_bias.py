@@ -39,7 +39,7 @@ class CorrectBias(Pass):
     promise: ClassVar[Promise] = Promise.APPROXIMATE
 
     batches: Iterable[Any] | None = None
-    count: int = 8
+    count: int = 4
 
     def run(self, program: Program) -> PassResult:
         """Correct every operator in graph order. Raises CalibrationError where data is missing or empty."""

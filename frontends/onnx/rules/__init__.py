@@ -11,7 +11,9 @@ from . import (
     normalization,
     pooling,
     quantization,
+    quantized_operators,
     reductions,
+    resizing,
     shapes,
 )
 
@@ -26,6 +28,8 @@ __all__ = [
     "normalization",
     "pooling",
     "quantization",
+    "quantized_operators",
     "reductions",
+    "resizing",
     "shapes",
 ]

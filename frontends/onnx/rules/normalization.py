@@ -62,3 +62,35 @@ def _as_large(op: Call, value: Value, sizes: list[Size]) -> Value:
     if isinstance(value, Known) and isinstance(result, Known):
         return Known(result.tensor.contiguous(), value.name, value.trainable)
     return result
+
+
+@rule("InstanceNormalization")
+def instance_norm(op: Call) -> Value:
+    x, weight, bias = op.inputs
+    epsilon = op.attr_float("epsilon", 1e-5)
+    return op.call(aten.instance_norm.default, x, weight, bias, None, None, True, 0.1, epsilon, True)
+
+
+@rule("LRN")
+def local_response_norm(op: Call) -> Value:
+    """x / (bias + alpha * the mean of the squares of nearby channels) ^ beta."""
+    x, window = op.input(0), op.attr_int("size")
+    if op.rank(x) < 3:
+        op.refuse("there are no axes after the channels", expected="an input of rank 3 or more", found=op.rank(x))
+    sizes, before = op.shape(x), (window - 1) // 2
+    squares = op.call(aten.reshape.default, op.call(aten.mul.Tensor, x, x), [sizes[0], 1, sizes[1], -1])
+    padded = op.call(aten.pad.default, squares, [0, 0, before, window - 1 - before], "constant", 0.0)
+    means = op.call(aten.reshape.default, op.call(aten.avg_pool2d.default, padded, [window, 1], [1, 1]), sizes)
+    scaled = op.call(aten.mul.Tensor, means, op.attr_float("alpha", 1e-4))
+    spread = op.call(aten.add.Tensor, scaled, op.attr_float("bias", 1.0))
+    return op.call(aten.div.Tensor, x, op.call(aten.pow.Tensor_Scalar, spread, op.attr_float("beta", 0.75)))
+
+
+@rule("LpNormalization")
+def lp_norm(op: Call) -> Value:
+    """x / its norm along an axis; zero where that is zero."""
+    x, p = op.input(0), op.attr_int("p", 2)
+    axis = op.axis(op.attr_int("axis", -1), op.rank(x))
+    norm = op.call(aten.linalg_vector_norm.default, x, p, [axis], True)
+    safe = op.call(aten.where.ScalarOther, op.call(aten.ne.Scalar, norm, 0), norm, 1.0)
+    return op.call(aten.div.Tensor, x, safe)

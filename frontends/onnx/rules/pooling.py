@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from ..call import Call
@@ -104,3 +106,43 @@ def global_average_pool(op: Call) -> Value:
 def global_max_pool(op: Call) -> Value:
     x = op.input(0)
     return op.call(aten.amax.default, x, list(range(2, op.rank(x))), True)
+
+
+@rule("LpPool")
+def lp_pool(op: Call) -> Value:
+    """(sum |x| ^ p) ^ (1 / p) over each window: an average times the number of its elements."""
+    x, p = op.input(0), op.attr_int("p", 2)
+    n, kernel = spatial(op, x), op.attr_ints("kernel_shape")
+    strides, dilations = op.attr_ints("strides", [1] * n), op.attr_ints("dilations", [1] * n)
+    if max(dilations) > 1 or op.attr_int("ceil_mode", 0):
+        op.refuse("torch has no such sums", expected="ceil_mode 0, dilations 1", found=f"dilations {dilations}")
+    amounts = pads(op, x, kernel, strides, dilations)
+    powers = op.call(aten.pow.Tensor_Scalar, op.call(aten.abs.default, x), p)
+    means = op.call(_AVERAGE[n], pad_spatial(op, powers, amounts, 0.0), kernel, strides)
+    sums = op.call(aten.mul.Tensor, means, math.prod(kernel))
+    return op.call(aten.pow.Tensor_Scalar, sums, 1 / p)
+
+
+@rule("GlobalLpPool")
+def global_lp_pool(op: Call) -> Value:
+    x = op.input(0)
+    axes = list(range(2, op.rank(x)))
+    return op.call(aten.linalg_vector_norm.default, x, op.attr_int("p", 2), axes, True)
+
+
+@rule("MaxUnpool")
+def max_unpool(op: Call) -> Value:
+    """Each value at its place; places count through the whole output without its `output_shape`."""
+    x, places = op.input(0), op.input(1)
+    sizes = op.static_shape(x)
+    n, kernel = spatial(op, x), op.attr_ints("kernel_shape")
+    strides, given = op.attr_ints("strides", [1] * n), op.attr_ints("pads", [0] * 2 * n)
+    small = [(sizes[i + 2] - 1) * strides[i] + kernel[i] - given[i] - given[n + i] for i in range(n)]
+    inner = [*sizes[:2], *small]
+    zeros = op.call(aten.full.default, [math.prod(inner)], 0.0, dtype=op.dtype(x))
+    flat = op.call(aten.reshape.default, places, [-1]), op.call(aten.reshape.default, x, [-1])
+    result = op.call(aten.reshape.default, op.call(aten.scatter.src, zeros, 0, *flat), inner)
+    if not op.has(2):
+        return result
+    extra = [wanted - size for wanted, size in zip(op.ints(2)[2:], small, strict=True)]
+    return pad_spatial(op, result, [(0, amount) for amount in extra], 0.0)

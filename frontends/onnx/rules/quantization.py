@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+
 import torch
 from torch import Tensor
 
@@ -18,7 +20,7 @@ aten = torch.ops.aten
 @rule("QuantizeLinear")
 def quantize(op: Call) -> Value:
     """Kept until it meets its DequantizeLinear; integers where it does not."""
-    x, scale = op.input(0), _constant(op, 1)
+    x, scale = op.input(0), constant(op, 1)
     zero = _zero_point(op, scale)
     onnx_type = zero.onnx_type or ONNX_TYPES[zero.tensor.dtype]
     if onnx_type not in GRIDS:
@@ -30,17 +32,21 @@ def quantize(op: Call) -> Value:
 
 @rule("DequantizeLinear")
 def dequantize(op: Call) -> Value:
-    x, scale = op.input(0), _constant(op, 1)
-    zero = _zero_point(op, scale, x)
+    x, scale = op.input(0), constant(op, 1)
+    axis = _axis(op, x, scale)
+    return real(op, x, scale, _zero_point(op, scale, x), axis, (x, op.input(1), axis))
+
+
+def real(op: Call, x: Value, scale: Known, zero: Known, axis: int | None, key: Hashable) -> Value:
+    """What integers stand for. `key` is equal for equal arguments: then the result is one value."""
     if isinstance(x, Quantized):
         same = torch.equal(x.scale.tensor, scale.tensor) and torch.equal(x.zero_point.tensor, zero.tensor)
-        if same and x.axis == _axis(op, x, scale):
+        if same and x.axis == axis:
             grid = GRIDS[x.onnx_type]
-            return op.importer.once(("values", x), lambda: fake_quantize(op, x.source, scale, zero, x.axis, grid))
-    axis = _axis(op, x, scale)
+            return op.importer.once(("values", x), lambda: fake_quantize(op, x.source, scale, zero, axis, grid))
     if not isinstance(x, Known):
         return _by_arithmetic(op, x, scale, zero, axis)
-    return op.importer.once((x, op.input(1), axis), lambda: _weight(op, x, scale, zero, axis))
+    return op.importer.once(key, lambda: _weight(op, x, scale, zero, axis))
 
 
 def _weight(op: Call, x: Known, scale: Known, zero: Known, axis: int | None) -> Value:
@@ -61,20 +67,21 @@ def fake_quantize(op: Call, x: Value, scale: Known, zero: Known, axis: int | Non
     return op.call(FAKE_QUANTIZE, x, steps, place, axis, grid.low, grid.high)
 
 
-def _constant(op: Call, index: int) -> Known:
+def constant(op: Call, index: int) -> Known:
     """A scale or zero point, one number or one an index of an axis."""
     known = op.importer.known(op.input(index))
     if known is None:
         op.refuse("a scale or zero point is computed when the model runs", expected="a constant")
     if known.tensor.dim() > 1:
         op.refuse("a scale for each block is not taken", found=f"a scale of rank {known.tensor.dim()}")
-    return Known(known.tensor, known.name, onnx_type=known.onnx_type)
+    tensor = known.tensor.reshape(()) if known.tensor.numel() == 1 else known.tensor
+    return Known(tensor, known.name, onnx_type=known.onnx_type)
 
 
 def _zero_point(op: Call, scale: Known, stored: Value | None = None) -> Known:
     """The zero point; where it is left out, zero in the type of the integers."""
     if op.has(2):
-        return _constant(op, 2)
+        return constant(op, 2)
     dtype, onnx_type = torch.uint8, None
     if isinstance(stored, Known):
         dtype, onnx_type = stored.tensor.dtype, stored.onnx_type

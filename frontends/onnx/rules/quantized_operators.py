@@ -1,0 +1,184 @@
+"""Rules for operators that take and give integers: the float operator between the grids of its inputs and result.
+
+Each row names the float operator, whose own rule is used on dequantized inputs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from tersor.ir.operators import along, bias_scale
+
+from ..call import Call
+from ..dtypes import GRIDS, ONNX_TYPES, name_of
+from ..registry import add_rule, find, rule
+from ..values import Known, Quantized, Value
+from .quantization import constant, real
+
+aten = torch.ops.aten
+
+
+@dataclass(frozen=True)
+class _Form:
+    """How an operator lays out its inputs.
+
+    operator: the float operator. tensors: where the triples of integers, scale and zero point start; None: wherever
+    there is one from `first` on. result: where its scale and zero point stand. bias: where int32 stands.
+    """
+
+    operator: str
+    tensors: tuple[int, ...] | None
+    result: int
+    bias: int | None = None
+    domain: str = "com.microsoft"
+
+
+_FORMS: dict[str, _Form] = {
+    "QGemm": _Form("Gemm", (0, 3), 7, bias=6),
+    "QLinearAdd": _Form("Add", (0, 3), 6),
+    "QLinearAveragePool": _Form("AveragePool", (0,), 3),
+    "QLinearConcat": _Form("Concat", None, 0),
+    "QLinearConv": _Form("Conv", (0, 3), 6, bias=8, domain=""),
+    "QLinearGlobalAveragePool": _Form("GlobalAveragePool", (0,), 3),
+    "QLinearLeakyRelu": _Form("LeakyRelu", (0,), 3),
+    "QLinearMatMul": _Form("MatMul", (0, 3), 6, domain=""),
+    "QLinearMul": _Form("Mul", (0, 3), 6),
+    "QLinearSigmoid": _Form("Sigmoid", (0,), 3),
+    "QLinearSoftmax": _Form("Softmax", (0,), 3),
+}
+
+
+class _Float(Call):
+    """The call of the float operator: the same node with other inputs."""
+
+    def __init__(self, op: Call, values: list[Value | None]) -> None:
+        self.__dict__.update(op.__dict__)
+        self.opset = op.scope.opset("")
+        self._values = values
+
+    def has(self, index: int) -> bool:
+        return index < len(self._values) and self._values[index] is not None
+
+    def input(self, index: int) -> Value:
+        value = self._values[index] if self.has(index) else None
+        if value is None:
+            self.refuse(f"input {index} is missing")
+        return value
+
+    @property
+    def inputs(self) -> list[Value]:
+        return [value for value in self._values if value is not None]
+
+    def only_reader(self, index: int) -> bool:
+        return False
+
+
+def _import(op: Call, form: _Form) -> Value:
+    if op.attr_int("channels_last", 0):
+        op.refuse("channels stand last", expected="channels_last 0")
+    starts = range(2, len(op.proto.input), 3) if form.tensors is None else form.tensors
+    values: list[Value | None] = [_dequantized(op, form, place, start) for place, start in enumerate(starts)]
+    if form.bias is not None and op.has(form.bias):
+        values.append(_bias(op, form.bias))
+    found = find("", form.operator, op.scope.opset(""))
+    if found is None:
+        op.refuse(f"there is no import rule for {form.operator} in that opset", found=op.scope.opset(""))
+    result = found.function(_Float(op, values))
+    assert not isinstance(result, list | tuple) or not result, "the float operators give one result"
+    return _quantized(op, result, form.result)  # type: ignore[arg-type]  # one value, as asserted
+
+
+def _dequantized(op: Call, form: _Form, place: int, start: int) -> Value:
+    x, scale, zero = op.input(start), constant(op, start + 1), constant(op, start + 2)
+    rank = op.rank(x)
+    if scale.tensor.dim() == 0:
+        axis = None
+    elif form.operator == "Conv":
+        axis = 0
+    else:
+        flipped = form.operator == "Gemm" and bool(op.attr_int("transB", 0))
+        axis = rank - 2 if place == 0 or flipped else rank - 1
+    return real(op, x, scale, _as_many(zero, scale), axis, (x, op.input(start + 1), axis))
+
+
+def _as_many(zero: Known, scale: Known) -> Known:
+    """One zero point for each scale, where one is given for all."""
+    return replace(zero, tensor=zero.tensor.expand(scale.tensor.shape).contiguous())
+
+
+def _bias(op: Call, index: int) -> Known:
+    """The int32 bias, in steps of the product of the scales of input and weight, as what it stands for."""
+    stored = op.importer.known(op.input(index))
+    if stored is None:
+        op.refuse("the bias is computed when the model runs", expected="a constant")
+    steps = bias_scale(constant(op, 1).tensor.float(), constant(op, 4).tensor.float())
+
+    def made() -> Known:
+        numbers = stored.tensor.double() * steps.double()
+        return Known(numbers.float(), stored.name, trainable=True, bias_scale=steps)
+
+    return op.importer.once((stored, op.input(1), op.input(4)), made)
+
+
+def _quantized(op: Call, value: Value, index: int) -> Value:
+    """The result as integers on its grid; as it is where no scale is given."""
+    if not op.has(index):
+        return value
+    scale, zero = constant(op, index), constant(op, index + 1)
+    if scale.tensor.dim():
+        op.refuse("the result has several scales", expected="one scale", found=list(scale.tensor.shape))
+    onnx_type = zero.onnx_type or ONNX_TYPES[zero.tensor.dtype]
+    if onnx_type not in GRIDS:
+        op.refuse("there is no integer grid of that type", found=name_of(onnx_type))
+    return Quantized(op.node(value), scale, zero, None, onnx_type)
+
+
+for _operator, _form in _FORMS.items():
+    add_rule(_operator, lambda op, form=_form: _import(op, form), domain=_form.domain)  # type: ignore[misc]
+
+
+# -- Integers as they are, as dynamic quantization leaves them ---------------------------------------------------------
+
+
+@rule("DynamicQuantizeLinear")
+def dynamic_quantize(op: Call) -> list[Value]:
+    """uint8 over the range of the values, which is computed when the model runs; with scale and zero point."""
+    x = op.input(0)
+    low = op.call(aten.clamp.default, op.call(aten.amin.default, x), None, 0.0)
+    high = op.call(aten.clamp.default, op.call(aten.amax.default, x), 0.0)
+    scale = op.call(aten.div.Tensor, op.call(aten.sub.Tensor, high, low), 255.0)
+    place = op.call(aten.round.default, op.call(aten.div.Tensor, op.call(aten.neg.default, low), scale))
+    zero = op.call(aten.clamp.default, place, 0.0, 255.0)
+    steps = op.call(aten.round.default, op.call(aten.div.Tensor, x, scale))
+    stored = op.call(aten.clamp.default, op.call(aten.add.Tensor, steps, zero), 0.0, 255.0)
+    return [op.cast(stored, torch.uint8), scale, op.cast(zero, torch.uint8)]
+
+
+@rule("MatMulInteger")
+def matmul_integer(op: Call) -> Value:
+    a, b = _centred(op, 0, torch.int32, -2), _centred(op, 1, torch.int32, -1)
+    return op.call(aten.matmul.default, a, b)
+
+
+@rule("ConvInteger")
+def conv_integer(op: Call) -> Value:
+    """In double precision, which holds every int32 exactly: torch convolves no integers."""
+    values: list[Value | None] = [_centred(op, 0, torch.float64, None), _centred(op, 1, torch.float64, 0)]
+    found = find("", "Conv", op.opset)
+    assert found is not None, "Conv has a rule for every opset"
+    result: Value = found.function(_Float(op, values))  # type: ignore[assignment]  # Conv gives one value
+    return op.cast(result, torch.int32)
+
+
+def _centred(op: Call, index: int, dtype: torch.dtype, axis: int | None) -> Value:
+    """The integers less their zero point, in a wider type; its several zero points go along the axis."""
+    wide, zero = op.cast(op.input(index), dtype), op.optional(index + 2)
+    if zero is None:
+        return wide
+    zero = op.cast(zero, dtype)
+    if axis is not None and op.rank(zero) == 1:
+        rank = op.rank(wide)
+        zero = op.call(aten.reshape.default, zero, [-1 if place == axis % rank else 1 for place in range(rank)])
+    return op.call(aten.sub.Tensor, wide, zero)

@@ -75,7 +75,8 @@ def _table(entries: list[Entry], data: digits.Digits, example: Tensor) -> Table:
     with torch.no_grad():
         scores = [digits.accuracy(entry.run(data.test_images), data.test_labels) for entry in entries]
         latencies = measure({entry.name: partial(entry.run, example) for entry in entries}, seconds=0.5)
-    table = Table(title="digits: one image, one thread; speed against float on the same target", box=SIMPLE_HEAD, pad_edge=False)
+    title = "digits: one image, one thread; speed against float on the same target"
+    table = Table(title=title, box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("what", no_wrap=True)
     for heading in ("accuracy", "size", "MACs", "int8", "latency", "speed"):
         table.add_column(heading, justify="right", no_wrap=True)

@@ -20,6 +20,7 @@ from tersor.ir.program import Program
 
 from .lowering import load_onnx
 
+
 def load_program(model: str, dynamic: Dynamic | None = None) -> Program:
     """The program that MODEL names: `module:function`, an ONNX file, or a file that `Program.save` wrote.
 

@@ -10,11 +10,14 @@ from .call import Call
 from .dtypes import ONNX_TYPES
 from .values import Known, Value
 
+_REFUSED = frozenset({"SoftmaxCrossEntropyLoss"})
+"""Operators whose body loses an attribute of theirs, so that expanding it would compute something else."""
+
 
 def expansion(call: Call) -> FunctionProto | None:
     """The body that the standard gives for this node, with the attributes' defaults; None where it gives none."""
     node = call.proto
-    if not defs.has(node.op_type, node.domain) or not call.opset:
+    if not defs.has(node.op_type, node.domain) or not call.opset or node.op_type in _REFUSED:
         return None
     schema: Any = defs.get_schema(node.op_type, call.opset, node.domain)
     function = FunctionProto()

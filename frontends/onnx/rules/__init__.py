@@ -1,6 +1,8 @@
 """The import rules, a module a group of operators. Importing this package registers them."""
 
 from . import (
+    activations,
+    arithmetic,
     control,
     convolution,
     creation,
@@ -9,15 +11,19 @@ from . import (
     linear,
     movement,
     normalization,
+    ordering,
     pooling,
     quantization,
     quantized_operators,
     reductions,
     resizing,
+    scattering,
     shapes,
 )
 
 __all__ = [
+    "activations",
+    "arithmetic",
     "control",
     "convolution",
     "creation",
@@ -26,10 +32,12 @@ __all__ = [
     "linear",
     "movement",
     "normalization",
+    "ordering",
     "pooling",
     "quantization",
     "quantized_operators",
     "reductions",
     "resizing",
+    "scattering",
     "shapes",
 ]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from tersor.ir.operators import along, bias_scale
+from tersor.ir.operators import bias_scale
 
 from ..call import Call
 from ..dtypes import GRIDS, ONNX_TYPES, name_of

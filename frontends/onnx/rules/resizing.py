@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 from ..call import Call
@@ -77,6 +79,8 @@ def resize(op: Call) -> Value:
     operators = _SMOOTH[mode]
     if points not in _CORNERS:
         op.refuse("torch takes points otherwise", expected=", ".join(_CORNERS), found=points)
+    if _CORNERS[points] and scales and not _whole_lengths(op, x, scales):
+        op.refuse("torch aligns the corners of whole lengths", expected="sizes, or whole scales", found=scales)
     n = spatial(op, x)
     if n not in operators:
         op.refuse(f"torch has no {mode} resizing of so many axes", expected=sorted(operators), found=n)
@@ -86,14 +90,22 @@ def resize(op: Call) -> Value:
     return result
 
 
+def _whole_lengths(op: Call, x: Value, scales: list[float]) -> bool:
+    lengths = [
+        scale * (size if isinstance(size, int) else 1) for scale, size in zip(scales, op.shape(x)[2:], strict=True)
+    ]
+    return all(length == int(length) for length in lengths)
+
+
 def _refuse_others(op: Call, mode: str) -> None:
     if mode not in ("nearest", *_SMOOTH):
         op.refuse("the mode is not known", expected="nearest, linear or cubic", found=mode)
     for name, plain in _PLAIN.items():
         if not op.has_attr(name) or (name == "cubic_coeff_a" and mode != "cubic"):
             continue
-        read = {str: op.attr_str, int: op.attr_int, float: op.attr_float}[type(plain)]
-        found = read(name)
+        readers: dict[type, Callable[[str], str | int | float]]
+        readers = {str: op.attr_str, int: op.attr_int, float: op.attr_float}
+        found = readers[type(plain)](name)
         if found != plain:
             op.refuse(f"torch has no such {name}", expected=plain, found=found)
 
@@ -107,15 +119,30 @@ def _nearest(
     if points == "asymmetric" and rounding == "floor":
         return op.call(_NEAREST[n], x, sizes, scales)
     centred = points in ("half_pixel", "pytorch_half_pixel")
-    if points == "half_pixel" and rounding == "round_prefer_ceil":
-        return op.call(_CENTRED[n], x, sizes, scales)
     if centred and whole and rounding in ("round_prefer_floor", "round_prefer_ceil"):
         return op.call(_NEAREST[n], x, sizes, scales)
+    if points == "half_pixel" and (
+        rounding == "round_prefer_ceil" or (rounding == "round_prefer_floor" and _no_ties(op, x, sizes, scales))
+    ):
+        return op.call(_CENTRED[n], x, sizes, scales)
     op.refuse(
         "torch takes the nearest point otherwise",
         expected="asymmetric with floor, half_pixel with round_prefer_ceil, or whole scales",
         found=f"{points} with {rounding}",
     )
+
+
+def _no_ties(op: Call, x: Value, sizes: list[Size] | None, scales: list[float] | None) -> bool:
+    """Whether no point lies between two pixels, equally far from both: then either rounding gives the same."""
+    for axis, size in enumerate(op.shape(x)[2:]):
+        wanted = sizes[axis] if sizes else None
+        if not isinstance(size, int) or not (scales or isinstance(wanted, int)):
+            return False
+        step = 1 / scales[axis] if scales else size / wanted  # type: ignore[operator]  # an int, as asked above
+        count = int(size * scales[axis]) if scales else wanted
+        if any(((i + 0.5) * step).is_integer() for i in range(count)):  # type: ignore[arg-type]
+            return False
+    return True
 
 
 def _spatial_scales(op: Call, x: Value, scales: list[float]) -> list[float]:

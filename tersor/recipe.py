@@ -42,7 +42,7 @@ class _Loader(yaml.SafeLoader):
         """The mapping. Raises ConstructorError on a key that is given twice, of which YAML would keep the last."""
         seen: set[Any] = set()
         for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]  # PyYAML's stubs
+            key = self.construct_object(key_node, deep=True)
             if key in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"{key!r} is given twice", key_node.start_mark)
             seen.add(key)

@@ -16,6 +16,7 @@ PASSES: Registry[Pass] = Registry(
         "decompose": "tersor.passes.decompose:Decompose",
         "fold_batch_norm": "tersor.passes.fold_batchnorm:FoldBatchNorm",
         "insert_fake_quant": "tersor.passes.insert_fake_quant:InsertFakeQuant",
+        "lower_to_integer": "tersor.passes.lower_to_integer:LowerToInteger",
         "quantize": "tersor.passes.quantize:Quantize",
     },
     "tersor.passes",

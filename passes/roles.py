@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx
 
+from tersor.ir.integer_operators import DEQUANTIZE
 from tersor.ir.operators import FAKE_QUANTIZE, OBSERVE
 from tersor.ir.program import Program
 from tersor.ir.shapes import KEY
@@ -59,7 +60,14 @@ _ROLES: dict[object, Role] = {
     **dict.fromkeys(
         (
             aten.add.Tensor,
+            aten.sub.Tensor,
             aten.mul.Tensor,
+            aten.matmul.default,
+            aten.bmm.default,
+            aten.softmax.int,
+            aten.layer_norm.default,
+            aten.rms_norm.default,
+            aten.avg_pool1d.default,
             aten.avg_pool2d.default,
             aten.adaptive_avg_pool2d.default,
             aten.mean.dim,
@@ -127,8 +135,27 @@ FAST_LOOKUPS = frozenset({aten.sigmoid.default, aten.leaky_relu.default})
 """Lookups that a kernel for CPUs with floating point has in integer too."""
 
 
-SLOW_IN_INTEGER = frozenset({aten.avg_pool2d.default})
-"""Operators that such a kernel has in integer, many times slower than in float."""
+SLOW_IN_INTEGER = frozenset(
+    {
+        aten.avg_pool1d.default,
+        aten.avg_pool2d.default,
+        aten.bmm.default,
+        aten.layer_norm.default,
+        aten.matmul.default,
+        aten.rms_norm.default,
+        aten.softmax.int,
+        aten.sub.Tensor,
+    }
+)
+"""Operators that such a kernel has in integer not at all, or many times slower than in float."""
+
+_ONE_OPERAND = frozenset({aten.layer_norm.default, aten.rms_norm.default})
+"""Operators that read one activation; their other tensors are parameters."""
+
+
+def roles(*wanted: Role) -> list[object]:
+    """The operators that have one of these roles."""
+    return [target for target, role in _ROLES.items() if role in wanted]
 
 
 def role_of(program: Program, node: fx.Node) -> Role:
@@ -143,7 +170,7 @@ def role_of(program: Program, node: fx.Node) -> Role:
 def operands(program: Program, node: fx.Node) -> list[fx.Node]:
     """The activations that a node reads: its tensor inputs, without a weight and a bias, or the pattern of a move."""
     role = role_of(program, node)
-    if role in (Role.COMPUTE, Role.MOVE, Role.CLAMP, Role.LOOKUP):
+    if role in (Role.COMPUTE, Role.MOVE, Role.CLAMP, Role.LOOKUP) or node.target in _ONE_OPERAND:
         first = node.args[0]
         return [first] if isinstance(first, fx.Node) else []
     if role is Role.JOIN:
@@ -174,7 +201,7 @@ def _is_float(node: fx.Node) -> bool:
 
 def _has_constant_weight(program: Program, node: fx.Node) -> bool:
     weight = node.args[WEIGHTS[node.target].weight]
-    if isinstance(weight, fx.Node) and weight.target in (FAKE_QUANTIZE, OBSERVE):
+    if isinstance(weight, fx.Node) and weight.target in (FAKE_QUANTIZE, OBSERVE, DEQUANTIZE):
         weight = weight.args[0]
     return program.constant(weight) is not None
 
@@ -187,6 +214,10 @@ def _is_of_tensors(program: Program, node: fx.Node) -> bool:
     both = isinstance(node.args[0], fx.Node) and isinstance(node.args[1], fx.Node)
     floats = both and all(_is_float(n) for n in node.args if isinstance(n, fx.Node))
     return floats and bool(node.kwargs.get("alpha", 1) == 1)
+
+
+def _is_of_matrices(program: Program, node: fx.Node) -> bool:
+    return _is_of_tensors(program, node) and all(n.meta[KEY].dim() >= 2 for n in node.all_input_nodes)
 
 
 def _is_global_pool(program: Program, node: fx.Node) -> bool:
@@ -208,7 +239,10 @@ _CONDITIONS = {
     **dict.fromkeys(WEIGHTS, _has_constant_weight),
     aten.clamp.default: _has_constant_bounds,
     aten.add.Tensor: _is_of_tensors,
+    aten.sub.Tensor: _is_of_tensors,
     aten.mul.Tensor: _is_of_tensors,
+    aten.matmul.default: _is_of_matrices,
+    aten.bmm.default: _is_of_matrices,
     aten.adaptive_avg_pool2d.default: _is_global_pool,
     aten.mean.dim: _is_global_pool,
     aten.pad.default: _pads_with_zero,

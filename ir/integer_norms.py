@@ -1,0 +1,102 @@
+"""Softmax and normalization in integers: one division a row, one product a value, no float.
+
+No standard defines these operators on integers, so this does. All sums and products are exact in int64, a division
+rounds down, and a shift rounds half up. The errors named here hold for any input and are tested.
+
+int_softmax    per row, with k = max(q) - q:
+               t = exponentials[k], S = sum(t)                     exponentials[k] = round(2**20 * exp(-k * scale))
+               r = floor(numerator / S)                            numerator = round(2**46 / output scale)
+               q' = clamp(((t * r + 2**45) >> 46) + zero_point)
+               within 0.5 + n * 2**-21 / scale' steps of the real softmax of n values, scale' being the output's
+
+int_normalize  per row of n values, with d = q - zero_point:
+               a = n * d - sum(d), v = n * sum(d * d) - sum(d)**2  (layer norm; RMS norm leaves out the sums of d)
+               R = max(1, isqrt((v + epsilon) << 16))              epsilon = round(eps * n**2 / scale**2)
+               t = (a * floor(2**48 / R) + 2**27) >> 28            the normalized value with 12 fractional bits
+               acc = t * weight + bias in int32
+               t within 1 + |t| * 2**-7 of 2**12 times the real normalized value
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .integer_operators import register
+
+EXPONENTIAL_BITS = 20
+SOFTMAX_SHIFT = 46
+NORMALIZED_BITS = 12
+_ROOT_BITS = 8
+_RECIPROCAL_SHIFT = 48
+
+
+def exponential_table(scale: float) -> Tensor:
+    """exp(-k * scale) for k = 0..255 with 20 fractional bits, int32[256]."""
+    steps = torch.arange(256, dtype=torch.float64) * -scale
+    return torch.round(torch.exp(steps) * (1 << EXPONENTIAL_BITS)).to(torch.int32)
+
+
+def softmax_numerator(scale: float) -> int:
+    """What `int_softmax` divides by a row's sum, for an output of that scale."""
+    return round(2.0**SOFTMAX_SHIFT / scale)
+
+
+def int_softmax(
+    x: Tensor, exponentials: Tensor, dim: int, numerator: int, zero_point: int, quant_min: int, quant_max: int
+) -> Tensor:
+    """int8 to int8, softmax over `dim`."""
+    values = x.to(torch.int64)
+    terms = exponentials.to(torch.int64)[values.amax(dim, keepdim=True) - values]
+    reciprocal = torch.div(numerator, terms.sum(dim, keepdim=True), rounding_mode="floor")
+    steps = (terms * reciprocal + (1 << (SOFTMAX_SHIFT - 1))) >> SOFTMAX_SHIFT
+    return (steps + zero_point).clamp(quant_min, quant_max).to(torch.int8)
+
+
+def int_normalize(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, zero_point: int, rank: int, epsilon: int, center: bool
+) -> Tensor:
+    """int8[..., *shape] to int32 accumulators, normalized over the last `rank` dimensions.
+
+    weight, bias: int32[*shape]. The scale of the accumulators is that of the weight times 2**-12.
+    """
+    dims = list(range(-rank, 0))
+    values = x.to(torch.int64) - zero_point
+    count = 1
+    for dim in dims:
+        count = count * x.shape[dim]
+    total = values.sum(dims, keepdim=True) if center else 0
+    spread = count * (values * values).sum(dims, keepdim=True) - total * total
+    root = integer_root((spread + epsilon) << (2 * _ROOT_BITS)).clamp_(min=1)
+    reciprocal = torch.div(1 << _RECIPROCAL_SHIFT, root, rounding_mode="floor")
+    shift = _RECIPROCAL_SHIFT - _ROOT_BITS - NORMALIZED_BITS
+    normalized = ((count * values - total) * reciprocal + (1 << (shift - 1))) >> shift
+    scaled = normalized if weight is None else normalized * weight
+    return (scaled if bias is None else scaled + bias).to(torch.int32)
+
+
+def integer_root(values: Tensor) -> Tensor:
+    """The integer part of the square root of int64 values up to 2**62, exact."""
+    root = torch.sqrt(values.to(torch.float64)).to(torch.int64)
+    root = torch.where(root * root > values, root - 1, root)
+    return torch.where((root + 1) * (root + 1) <= values, root + 1, root)
+
+
+register(
+    {
+        "int_softmax": (
+            "(Tensor x, Tensor exponentials, int dim, int numerator, int zero_point, int quant_min, int quant_max) "
+            "-> Tensor",
+            int_softmax,
+            lambda x, *_: torch.empty_like(x),
+        ),
+        "int_normalize": (
+            "(Tensor x, Tensor? weight, Tensor? bias, int zero_point, int rank, int epsilon, bool center) -> Tensor",
+            int_normalize,
+            lambda x, *_: torch.empty_like(x, dtype=torch.int32),
+        ),
+    }
+)
+
+INT_SOFTMAX = torch.ops.tersor.int_softmax.default
+INT_NORMALIZE = torch.ops.tersor.int_normalize.default

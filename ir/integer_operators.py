@@ -140,7 +140,9 @@ def int_sum_pool(
     values = (x.to(torch.int32) - zero_point).to(torch.float64)
     flat = len(kernel) == 1
     values = values.unsqueeze(-2) if flat else values
-    window, step, pad = ([*([fill] if flat else []), *given] for fill, given in ((1, kernel), (1, stride), (0, padding)))
+    window, step, pad = (
+        [*([fill] if flat else []), *given] for fill, given in ((1, kernel), (1, stride), (0, padding))
+    )
     sums = torch.nn.functional.avg_pool2d(values, window, step, pad, ceil_mode, divisor_override=1)
     return (sums.squeeze(-2) if flat else sums).to(torch.int32)
 

@@ -111,7 +111,9 @@ def magic_requantize(acc: Tensor, multiplier: Tensor, zero_point: int, quant_min
     return (steps + zero_point).clamp(quant_min, quant_max).to(torch.int64)
 
 
-def refute_lookup(definition: Callable[[Tensor], Tensor], candidate: Callable[[Tensor], Tensor]) -> Counterexample | None:
+def refute_lookup(
+    definition: Callable[[Tensor], Tensor], candidate: Callable[[Tensor], Tensor]
+) -> Counterexample | None:
     """Compare two operators of one int8 value on all 256."""
     (values,) = _all_values(1)
     return _first_difference((values,), definition(values), candidate(values))

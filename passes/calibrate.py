@@ -58,8 +58,9 @@ class Calibrate(Pass):
         observers = program.graph.find_nodes(op="call_function", target=OBSERVE)
         if not observers:
             raise PassError("there is nothing to calibrate", hint="run InsertFakeQuant before, or Quantize for both")
-        activations = [node for node in observers if program.constant(node.args[0]) is None]
-        constants = [node for node in observers if program.constant(node.args[0]) is not None]
+        computed = {node.args[1] for node in observers if program.constant(node.args[0]) is None}
+        activations = [node for node in observers if node.args[1] in computed]
+        constants = [node for node in observers if node.args[1] not in computed]
         grids: dict[str, tuple[str, str]] = {}
         found = {node: self._constant_grid(program, node) for node in constants}
         statistics, batches = self._collect(program, activations) if activations else ({}, 0)
@@ -197,14 +198,20 @@ def _is_quantized(node: object) -> bool:
     return isinstance(node, fx.Node) and node.target is FAKE_QUANTIZE
 
 
-def scale_behind(program: Program, value: Any) -> fx.Node | None:
-    """The scale of the grid that a value is on, seen through moves."""
+def grid_behind(program: Program, value: Any) -> fx.Node | None:
+    """The fake-quantize that put a value on its grid, seen through moves."""
     while isinstance(value, fx.Node) and value.target is not FAKE_QUANTIZE:
         role = role_of(program, value)
         if role not in (Role.MOVE, Role.JOIN):
             return None
         value = operands(program, value)[0]
-    return value.args[1] if isinstance(value, fx.Node) else None  # type: ignore[return-value]
+    return value if isinstance(value, fx.Node) else None
+
+
+def scale_behind(program: Program, value: Any) -> fx.Node | None:
+    """The scale of the grid that a value is on, seen through moves."""
+    found = grid_behind(program, value)
+    return None if found is None else found.args[1]  # type: ignore[return-value]  # a fake-quantize has a node there
 
 
 def _make_room(program: Program, weight_scale: str, input_scale: Tensor, bias: Tensor) -> None:

@@ -68,6 +68,10 @@ class Lowering:
         assert tensor is not None
         return tensor.detach()
 
+    def same_values(self, left: fx.Node, right: fx.Node) -> bool:
+        """Whether two dequantized values are on the same grid."""
+        return left.args[2:] == right.args[2:] and torch.equal(self.scale(left), self.scale(right))
+
     # -- writing ---------------------------------------------------------------------------------------------------
 
     def call(self, target: Any, *args: Any, like: fx.Node, **kwargs: Any) -> fx.Node:

@@ -46,7 +46,9 @@ def _mean(lowering: Lowering, node: fx.Node, grid: IntegerGrid, dims: list[int],
     if not all(type(size) is int for size in sizes):
         return None
     scale = lowering.scale(source).reshape(())
-    total = lowering.accumulate(INT_SUM, source.args[0], dims, keepdim, source.args[2], scale=scale, axis=None, like=node)
+    total = lowering.accumulate(
+        INT_SUM, source.args[0], dims, keepdim, source.args[2], scale=scale, axis=None, like=node
+    )
     return None if total is None else _divided(lowering, node, total, torch.tensor(float(math.prod(sizes))), grid)
 
 

@@ -26,7 +26,7 @@ from .arguments import argument
 from .integer_grid import IntegerGrid
 from .integer_lowering import Lowering, Rules
 from .integer_reductions import REDUCTIONS
-from .roles import WEIGHTS, Role, operands, role_of, roles
+from .roles import WEIGHTS, Role, constant_factor, operands, role_of, roles
 
 aten = torch.ops.aten
 
@@ -107,7 +107,7 @@ def _move_value(lowering: Lowering, node: fx.Node) -> fx.Node | None:
     first = sources[0] if sources else None
     if first is None or first.args[3] is not None:
         return None
-    if any(source is None or source.args[1:3] != first.args[1:3] for source in sources):
+    if not all(source is not None and lowering.same_values(source, first) for source in sources):
         return None
     zero_point = first.args[2]
     assert isinstance(zero_point, int)
@@ -152,12 +152,23 @@ def _sum(sign: int) -> Callable[[Lowering, fx.Node, IntegerGrid], fx.Node | None
 
 
 def _product(lowering: Lowering, node: fx.Node, grid: IntegerGrid) -> fx.Node | None:
+    if constant_factor(node) is not None:
+        return _scaled(lowering, node, grid)
     sides = _two_on_grids(lowering, node)
     if sides is None:
         return None
     acc = lowering.call(INT_MUL, *(side.args[i] for i in (0, 2) for side in sides), like=node)
     scale = (lowering.scale(sides[0]) * lowering.scale(sides[1])).float()
     return lowering.requantize(acc, (scale / grid.step(lowering.program)).float(), grid, node)
+
+
+def _scaled(lowering: Lowering, node: fx.Node, grid: IntegerGrid) -> fx.Node | None:
+    """Accumulators times a constant: it goes into the multiplier."""
+    source, factor = lowering.integer(node.args[0], torch.int32), constant_factor(node)
+    if source is None or factor is None or source.args[3] is not None:
+        return None
+    scale = (lowering.scale(source) * torch.tensor(factor)).float()
+    return lowering.requantize(source.args[0], (scale / grid.step(lowering.program)).float(), grid, node)  # type: ignore[arg-type]
 
 
 def _embedding(lowering: Lowering, node: fx.Node, grid: IntegerGrid) -> fx.Node | None:
@@ -218,6 +229,7 @@ RULES = Rules(
         aten.add.Tensor: _sum(1),
         aten.sub.Tensor: _sum(-1),
         aten.mul.Tensor: _product,
+        **dict.fromkeys((aten.mul.Scalar, aten.div.Scalar, aten.div.Tensor), _scaled),
         aten.embedding.default: _embedding,
         **REDUCTIONS,
     },

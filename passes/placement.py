@@ -21,7 +21,7 @@ from torch import fx
 from tersor.ir.origin import Origin
 from tersor.ir.program import Program
 
-from .roles import FAST_LOOKUPS, SLOW_IN_INTEGER, WEIGHTS, Role, operands, role_of
+from .roles import FAST_LOOKUPS, SLOW_IN_INTEGER, WEIGHTS, Role, constant_factor, operands, role_of
 
 
 class Coverage(enum.Enum):
@@ -111,10 +111,13 @@ class _Placer:
         return self.roles[node] in (Role.ELEMENTWISE, Role.LOOKUP)
 
     def _tail(self, node: fx.Node) -> fx.Node:
-        """The last of the clamps that are fused into a kernel."""
-        while len(node.users) == 1 and self.roles.get(user := next(iter(node.users))) is Role.CLAMP:
+        """The last of the clamps, and of the constant factors where everything is integer, that a kernel fuses."""
+        while len(node.users) == 1 and self._is_fused(user := next(iter(node.users))):
             node = user
         return node
+
+    def _is_fused(self, node: fx.Node) -> bool:
+        return self.roles.get(node) is Role.CLAMP or (self.everything and constant_factor(node) is not None)
 
     def _source(self, node: fx.Node) -> fx.Node:
         """The node whose values a chain of moves carries."""

@@ -14,14 +14,16 @@ from .base import Pass, Promise, Sequence
 from .calibrate import Calibrate
 from .canonicalize import Canonicalize
 from .correct_bias import CorrectBias
+from .expand_attention import ExpandAttention
 from .fold_batchnorm import FoldBatchNorm
 from .insert_fake_quant import InsertFakeQuant
 from .placement import Coverage
+from .settle_grids import SettleGrids
 
 
 @dataclass(frozen=True)
 class Quantize(Sequence):
-    """Canonicalize, fold batch norm, insert fake-quant, calibrate, correct biases: float to what integer kernels run.
+    """From float to what integer kernels run: fold, insert fake-quant, calibrate, settle grids, correct biases.
 
     Quantization and its arithmetic follow Jacob et al. 2018 (arXiv:1712.05877).
 
@@ -51,7 +53,8 @@ class Quantize(Sequence):
         calibrate = Calibrate(data, self.observer, self.weight_observer, self.percentile, self.pair_safe)
         correct = (CorrectBias(data),) if self.correct_bias and data is not None else ()
         insert = InsertFakeQuant(self.scheme, self.coverage, self.operators, self.skip)
-        return (Canonicalize(), FoldBatchNorm(), insert, calibrate, *correct)
+        expand = (ExpandAttention(),) if self.coverage is Coverage.EVERYTHING else ()
+        return (Canonicalize(), FoldBatchNorm(), *expand, insert, calibrate, SettleGrids(), *correct)
 
 
 class _Replay:

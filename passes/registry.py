@@ -14,10 +14,12 @@ PASSES: Registry[Pass] = Registry(
         "canonicalize": "tersor.passes.canonicalize:Canonicalize",
         "correct_bias": "tersor.passes.correct_bias:CorrectBias",
         "decompose": "tersor.passes.decompose:Decompose",
+        "expand_attention": "tersor.passes.expand_attention:ExpandAttention",
         "fold_batch_norm": "tersor.passes.fold_batchnorm:FoldBatchNorm",
         "insert_fake_quant": "tersor.passes.insert_fake_quant:InsertFakeQuant",
         "lower_to_integer": "tersor.passes.lower_to_integer:LowerToInteger",
         "quantize": "tersor.passes.quantize:Quantize",
+        "settle_grids": "tersor.passes.settle_grids:SettleGrids",
     },
     "tersor.passes",
 )

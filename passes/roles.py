@@ -193,6 +193,24 @@ def clamp_range(node: fx.Node) -> tuple[float, float]:
     )
 
 
+def constant_factor(node: fx.Node) -> float | None:
+    """What a node multiplies its one tensor by, where that is a positive number."""
+    if node.target not in _FACTORS or len(node.args) != 2 or node.kwargs or not _is_float(node):
+        return None
+    number = node.args[1]
+    if not isinstance(number, int | float) or not 0 < number < float("inf"):
+        return None
+    return float(number) if _FACTORS[node.target] else 1 / float(number)
+
+
+_FACTORS = {
+    aten.mul.Tensor: True,
+    aten.mul.Scalar: True,
+    aten.div.Tensor: False,
+    aten.div.Scalar: False,
+}
+
+
 def _is_float(node: fx.Node) -> bool:
     value = node.meta.get(KEY)
     value = value[0] if isinstance(value, list | tuple) and value else value

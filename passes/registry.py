@@ -10,6 +10,7 @@ PASSES: Registry[Pass] = Registry(
     "pass",
     Pass,  # type: ignore[type-abstract]  # looked up, never instantiated
     {
+        "bind_dimensions": "tersor.passes.bind_dimensions:BindDimensions",
         "calibrate": "tersor.passes.calibrate:Calibrate",
         "canonicalize": "tersor.passes.canonicalize:Canonicalize",
         "correct_bias": "tersor.passes.correct_bias:CorrectBias",

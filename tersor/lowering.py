@@ -53,7 +53,7 @@ def lower(program: Program, target: str | Backend = "onnxruntime", out: str | Pa
     Raises LoweringError listing every node that the target does not take, before anything is written.
     """
     backend = resolve(target)
-    if passes := backend.passes():
+    if passes := [step for step in backend.passes() if step.gives is None or step.gives is not program.stage]:
         program = PassManager(passes, progress=False).run(program).program
     refused = backend.unsupported(program)
     if refused:

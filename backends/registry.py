@@ -9,6 +9,9 @@ from .base import Backend
 TARGETS: Registry[Backend] = Registry(
     "target",
     Backend,  # type: ignore[type-abstract]  # looked up, never instantiated
-    {"onnxruntime": "tersor.backends.onnxruntime.backend:OnnxRuntime"},
+    {
+        "neon": "tersor.backends.neon.backend:Neon",
+        "onnxruntime": "tersor.backends.onnxruntime.backend:OnnxRuntime",
+    },
     "tersor.backends",
 )

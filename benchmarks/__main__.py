@@ -7,7 +7,7 @@ import importlib
 
 from .results import publish
 
-NAMES = ("pass_time", "resnet50_int8")
+NAMES = ("neon_kernels", "onnx_float_speed", "onnx_import", "pass_time", "resnet50_int8")
 
 
 def main() -> None:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 INT32_LIMIT = 1 << 31
 _INT8 = (-128, 127)
-_QUANT_RANGE = {
+_QUANT_RANGE: dict[object, int] = {
     ops.QUANTIZE: 3,
     ops.REQUANTIZE: 3,
     ops.INT_ADD: 8,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, fx, nn
 
 from .errors import SignatureError
+from .integer_operators import DEQUANTIZE, QUANTIZE, REQUANTIZE
 from .macs import Sizes, multiply_accumulates
 from .operators import FAKE_QUANTIZE, FAKE_QUANTIZE_BIAS
 from .shapes import KEY
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from .program import Program
 
 _BIAS_BITS = 32
+_CONVERSIONS = frozenset({FAKE_QUANTIZE, FAKE_QUANTIZE_BIAS, QUANTIZE, DEQUANTIZE})
+_ROUNDINGS = frozenset({FAKE_QUANTIZE, REQUANTIZE})
+"""Operators that a kernel applies to what it computed, before that is stored."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,8 @@ class Cost:
 
     peak_activation_bytes: the most memory that inputs and intermediate results take at one moment when the operators
         run in graph order, each result into memory of its own that is free again after its last use. Views and
-        reshapes take none. A value that is read through one fake-quantize alone lives at its quantized width.
+        reshapes take none. A value that is read through one fake-quantize alone lives at its quantized width, and so
+        does an accumulator that is requantized.
     """
 
     nodes: Mapping[str, NodeCost]
@@ -118,12 +123,12 @@ def _reader(node: fx.Node) -> fx.Node:
 
 
 def _quantizes_constant(node: fx.Node) -> bool:
-    return node.target in (FAKE_QUANTIZE, FAKE_QUANTIZE_BIAS) and getattr(node.args[0], "op", "") == "get_attr"
+    return node.target in _CONVERSIONS and getattr(node.args[0], "op", "") == "get_attr"
 
 
 def _places_grid(user: fx.Node, node: fx.Node) -> bool:
     """Whether `user` takes `node` as a scale or zero point."""
-    return user.target in (FAKE_QUANTIZE, FAKE_QUANTIZE_BIAS) and user.args[0] is not node
+    return user.target in _CONVERSIONS and user.args[0] is not node
 
 
 def _stored_bits(user: fx.Node, node: fx.Node, tensor: Tensor) -> int:
@@ -161,8 +166,8 @@ def _bytes(node: fx.Node, tensor: Tensor, sizes: Sizes) -> int:
     for size in sizes(tensor):
         count *= size
     users = list(node.users)
-    if len(users) == 1 and users[0].target is FAKE_QUANTIZE and users[0].args[0] is node:
-        return -(-count * _grid_bits(users[0]) // 8)
+    if len(users) == 1 and users[0].target in _ROUNDINGS and users[0].args[0] is node:
+        return -(-count * (_grid_bits(users[0]) if users[0].target is FAKE_QUANTIZE else 8) // 8)
     return count * tensor.element_size()
 
 
@@ -173,7 +178,7 @@ def _shared_with(node: fx.Node) -> fx.Node | None:
     source = node.all_input_nodes[0]
     if getattr(node.target, "__name__", "") == "getitem":
         return source
-    if node.target is FAKE_QUANTIZE:
+    if node.target in _ROUNDINGS:
         return source if list(source.users) == [node] else None
     schema = getattr(node.target, "_schema", None)
     aliased = schema is not None and any(value.alias_info is not None for value in schema.returns)

@@ -4,7 +4,7 @@ A value of type int8 stands for (q - zero_point) * scale. Every backend that tak
 
 quantize     q = clamp(round_half_even(x / scale) + zero_point, quant_min, quant_max), a float32 division
 dequantize   x = float32(q - zero_point) * scale, of int8 values and of int32 accumulators
-int_conv     acc = sum((qx - zero_point) * qw) + qb in int32, padded with the zero point; 1d and 2d, by the weight's rank
+int_conv     acc = sum((qx - zero_point) * qw) + qb in int32, padded with the zero point; 1d or 2d, as the weight is
 int_linear   the same, of matrices
 int_matmul   acc = sum((qa - za) * (qb - zb)) in int32, with the batch dimensions of torch.matmul
 int_mul      acc = (qa - za) * (qb - zb) in int32
@@ -90,7 +90,7 @@ def _accumulate(
 ) -> Tensor:
     """Integer products by float kernels whose every partial sum is exact."""
     values = x.to(torch.int32) - zero_point
-    largest = int(weight.flatten(1).abs().sum(1, dtype=torch.int64).max()) if weight.numel() else 0
+    largest = int(weight.flatten(1).to(torch.int32).abs().sum(1).max()) if weight.numel() else 0
     exact = torch.float32 if 255 * largest < _EXACT_IN_FLOAT32 else torch.float64
     acc = product(values.to(exact), weight.to(exact)).to(torch.int32)
     return acc if bias is None else acc + bias.reshape(shape)
@@ -160,10 +160,16 @@ def int_max_pool(
     return pool(x.to(torch.float32), kernel, stride, padding, dilation, ceil_mode).to(torch.int8)  # type: ignore[no-any-return]
 
 
-def int_resize_nearest(x: Tensor, size: Sequence[int], scales: Sequence[float] | None) -> Tensor:
-    """int8[N, C, H, W] to int8[N, C, *size], each value that of the nearest source position, as torch rounds it."""
+def int_resize_nearest(x: Tensor, size: Sequence[int] | None, scales: Sequence[float] | None) -> Tensor:
+    """int8[N, C, H, W] to int8[N, C, *size], each value that of the nearest source position, as torch rounds it.
+
+    Positions follow from the scales where they are given, and so does the size where that is None.
+    """
+    values = x.to(torch.float32)
+    if size is None:
+        return aten.upsample_nearest2d.vec(values, None, scales).to(torch.int8)  # type: ignore[no-any-return]
     height, width = scales or (None, None)
-    return aten.upsample_nearest2d.default(x.to(torch.float32), list(size), height, width).to(torch.int8)  # type: ignore[no-any-return]
+    return aten.upsample_nearest2d.default(values, list(size), height, width).to(torch.int8)  # type: ignore[no-any-return]
 
 
 def int_lookup(x: Tensor, table: Tensor) -> Tensor:
@@ -235,7 +241,7 @@ OPERATORS: dict[str, tuple[str, Callable[..., Tensor], Callable[..., Tensor] | N
         int_max_pool,
         None,
     ),
-    "int_resize_nearest": ("(Tensor x, SymInt[] size, float[]? scales) -> Tensor", int_resize_nearest, None),
+    "int_resize_nearest": ("(Tensor x, SymInt[]? size, float[]? scales) -> Tensor", int_resize_nearest, None),
     "int_lookup": ("(Tensor x, Tensor table) -> Tensor", int_lookup, lambda x, _: torch.empty_like(x)),
 }
 """Name: schema, reference implementation, shape function (None: the reference itself, on tensors without values)."""

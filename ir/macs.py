@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from .integer_operators import INT_CONV, INT_LINEAR, INT_MATMUL
 from .shapes import KEY
 
 aten = torch.ops.aten
@@ -118,5 +119,8 @@ RULES: dict[Any, Rule] = {
     aten.outer.default: _outer,
     aten.einsum.default: _einsum,
     aten.scaled_dot_product_attention.default: _attention,
+    INT_CONV: _convolution,
+    INT_LINEAR: _product(0),
+    INT_MATMUL: _product(0),
 }
 """Operators that multiply and accumulate. All others count as none."""

@@ -77,7 +77,7 @@ class Program:
 
     # -- running ---------------------------------------------------------------------------------------------------
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         """Run the graph on inputs nested as the model's, and return outputs nested as the model's.
 
         Raises SignatureError where the inputs do not fit.

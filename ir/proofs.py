@@ -18,7 +18,7 @@ from .integer_operators import requantize
 MAGIC = 12582912.0
 """1.5 * 2**23: a float32 between this and twice as much has no fraction, so adding it rounds half to even."""
 _MAGIC_ACCUMULATOR = 1 << 22
-_MAGIC_PRODUCT = float(1 << 15)
+_MAGIC_PRODUCT = float((1 << 15) - 1)
 
 Implementation = Callable[[Tensor], Tensor]
 """int64[channels, cases] accumulators to integers of the same shape; monotone in the accumulator."""
@@ -40,7 +40,7 @@ class Counterexample:
 
 @dataclass(frozen=True)
 class Requantization:
-    """One requantization: its multipliers float32[channels], its grid, and the reachable accumulators int64[channels]."""
+    """One requantization: multipliers float32[channels], the grid, and the reachable accumulators int64[channels]."""
 
     multiplier: Tensor
     zero_point: int
@@ -90,12 +90,12 @@ class Requantization:
     def allows_magic(self) -> Tensor:
         """The channels, bool[channels], for which `magic_requantize` equals the definition.
 
-        Below 2**22 an accumulator added to the bits of `MAGIC` reads as the float MAGIC + acc, exactly; below 2**15 the
-        product added to MAGIC rounds half to even and keeps the sign of what it rounds.
+        Below 2**22 an accumulator added to the bits of `MAGIC` reads as the float MAGIC + acc, exactly. A product of at
+        most 2**15 - 1, added to MAGIC, is rounded half to even into the low 16 bits.
         """
         most = torch.maximum(self.low.abs(), self.high.abs())
         product = most.to(torch.float64) * self.multiplier.to(torch.float64)
-        return (most < _MAGIC_ACCUMULATOR) & (product < _MAGIC_PRODUCT)
+        return (most < _MAGIC_ACCUMULATOR) & (product <= _MAGIC_PRODUCT)
 
 
 def magic_requantize(acc: Tensor, multiplier: Tensor, zero_point: int, quant_min: int, quant_max: int) -> Tensor:

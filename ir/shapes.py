@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 KEY = "val"
 Shape = tuple[int | str, ...]
 
+aten = torch.ops.aten
+
 SYMBOLIC_OPERATORS = frozenset(
     {operator.add, operator.sub, operator.mul, operator.floordiv, operator.mod, operator.neg, operator.truediv}
     | {operator.eq, operator.ne, operator.lt, operator.le, operator.gt, operator.ge, operator.getitem, operator.pow}
@@ -128,8 +130,9 @@ def infer(program: Program, node: fx.Node) -> Any:
     args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: n.meta[KEY])
     try:
         with program.shapes.mode, torch.no_grad(), enable_python_dispatcher(), program.shapes.env.suppress_guards():
-            assert callable(node.target)
-            return node.target(*args, **kwargs)
+            function = _SHAPES.get(node.target, node.target)
+            assert callable(function)
+            return function(*args, **kwargs)
     except Exception as error:  # an operator's shape function may raise anything at all
         found = ", ".join(describe(program, v) for v in _tensors(args))
         raise VerificationError(
@@ -137,6 +140,23 @@ def infer(program: Program, node: fx.Node) -> Any:
             node=node,
             found=found,
         ) from error
+
+
+def _recurrent(x: Tensor, state: Tensor, weights: Sequence[Tensor], *rest: Any) -> tuple[Tensor, Tensor]:
+    """torch's own unrolls every step, which would fix their number.
+
+    x [steps, batch, in] or with the first two changed, state [layers * directions, batch, hidden]. rest: whether there
+    are biases, layers, dropout, train, whether both ways, whether the batch comes first.
+    """
+    each, layers, ways = 4 if rest[0] else 2, rest[1], 2 if rest[4] else 1
+    fit = len(weights) == each * layers * ways and weights[0].shape[1] == x.shape[2]
+    if not fit or weights[1].shape[1] != state.shape[2]:
+        raise ValueError("weights do not fit the input, the state or the number of layers")
+    return x.new_empty([*x.shape[:2], ways * state.shape[2]]), torch.empty_like(state)
+
+
+_SHAPES: dict[Any, Any] = dict.fromkeys((aten.gru.input, aten.rnn_tanh.input, aten.rnn_relu.input), _recurrent)
+"""Operators whose sizes are not found by calling them on fake tensors."""
 
 
 def _tensors(args: Any) -> list[Tensor]:

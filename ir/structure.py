@@ -35,7 +35,10 @@ class Record(dict[str, Any]):
 
 @dataclass(frozen=True)
 class Structure:
-    """A tree whose leaves are tensors, numbered in order. `keys` name the children of dicts and records."""
+    """A tree whose leaves are tensors, numbered in order.
+
+    keys: name the children of dicts and records; of a leaf that stands alone, its own name.
+    """
 
     kind: Kind
     children: tuple[Structure, ...] = ()
@@ -51,7 +54,8 @@ class Structure:
     def paths(self, prefix: str = "") -> Iterator[str]:
         """A dotted name for each leaf, such as `hidden_states.0`."""
         if self.kind == "leaf":
-            yield prefix
+            yield prefix or "".join(self.keys)
+            return
         names = self.keys or tuple(map(str, range(len(self.children))))
         for name, child in zip(names, self.children, strict=True):
             yield from child.paths(f"{prefix}.{name}" if prefix else name)

@@ -3,7 +3,7 @@
 Rules of every stage: the graph is well formed; only operators of the allowed namespaces are called, none of which
 writes to its inputs; views are `reshape`; every tensor that is read exists, none is left over; shapes and dtypes are
 what the operators' shape functions give; inputs and outputs fit the signature; sparsity holds; no pass left a note for
-another in `meta`. Then the stage's own.
+another in `meta`. Then the stage's own, of which those about integers are in `integer_stage`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, fx
 
+from . import integer_stage
 from .errors import VerificationError
 from .operators import FAKE_QUANTIZE, OBSERVE
 from .origin import KEY as ORIGIN
@@ -191,4 +192,5 @@ RULES: tuple[Rule, ...] = (
     signature_fits,
     quantization_well_formed,
     stage_rules,
+    *integer_stage.RULES,
 )

@@ -29,6 +29,13 @@ def argument(node: fx.Node, name: str) -> Any:
     return node.kwargs.get(name, defaults(target)[name])
 
 
+def spatial(node: fx.Node, name: str, rank: int) -> list[int]:
+    """An argument that gives one number for each of `rank` spatial dimensions, or one for all; empty where unset."""
+    value = argument(node, name)
+    values = [value] if isinstance(value, int) else list(value or ())
+    return values * rank if len(values) == 1 else values
+
+
 def set_argument(node: fx.Node, name: str, value: Any) -> None:
     """Replace the argument of that name; those left out before it are written with their defaults."""
     target: Any = node.target

@@ -1,57 +1,18 @@
-"""The rules of Canonicalize: operator -> what to try on a call of it.
-
-A rule looks at a call and at what it reads, never at who uses it. So when calls are visited in graph order, each after
-all that it reads has become canonical, one visit is enough. A rule returns the node that stands for the call from now
-on: another one, or the call itself where it was changed in place (its result is the same), or None where there is
-nothing to do.
-"""
+"""The rules of Canonicalize that remove, merge and absorb. What they share is in rules.py."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import fx
 
-from tersor.ir.program import Program
 from tersor.ir.shapes import KEY, infer, same
 
 from .arguments import argument, set_argument
+from .rules import Context, Rule
 
 aten = torch.ops.aten
-
-
-@dataclass(frozen=True)
-class Context:
-    """What rules may ask: the program, the values of its constants, and whether training goes on after."""
-
-    program: Program
-    constants: Mapping[fx.Node, Any]
-    keep_training: bool
-
-    def same_type(self, node: fx.Node, other: fx.Node) -> bool:
-        """Whether two nodes have the same dtype, sizes and device."""
-        left, right = node.meta[KEY], other.meta[KEY]
-        return left is right or (left.device == right.device and same(self.program, left, right))
-
-    def tensor(self, value: object) -> Tensor | None:
-        """The tensor behind a node that is constant, trainable ones left out."""
-        if not isinstance(value, fx.Node):
-            return None
-        tensor = self.constants.get(value)
-        return tensor if isinstance(tensor, Tensor) else None
-
-    def number(self, value: object) -> float | None:
-        """A constant operand that is one number."""
-        if isinstance(value, bool | int | float):
-            return value
-        tensor = self.tensor(value)
-        return tensor.item() if tensor is not None and tensor.numel() == 1 and not tensor.is_complex() else None
-
-
-Rule = Callable[[Context, fx.Node], fx.Node | None]
 
 
 def same_as_input(context: Context, node: fx.Node) -> fx.Node | None:
@@ -213,8 +174,7 @@ def _zeros_around(node: fx.Node, spatial: int) -> list[int] | None:
 
 def mask_of_everything(context: Context, node: fx.Node) -> fx.Node | None:
     """An attention mask that hides nothing."""
-    mask = context.tensor(argument(node, "attn_mask"))
-    if mask is None or not bool(mask.all() if mask.dtype is torch.bool else (mask == 0).all()):
+    if not _hides_nothing(context, argument(node, "attn_mask")):
         return None
     given = node.args, node.kwargs
     set_argument(node, "attn_mask", None)
@@ -224,6 +184,18 @@ def mask_of_everything(context: Context, node: fx.Node) -> fx.Node | None:
         node.args, node.kwargs = given
         return None
     return node
+
+
+def _hides_nothing(context: Context, mask: Any) -> bool:
+    """Whether a mask is true, or zero, everywhere: a constant, an expanded one, or what is chosen by one."""
+    while isinstance(mask, fx.Node) and mask.target is aten.expand.default:
+        mask = mask.args[0]
+    known = context.tensor(mask)
+    if known is not None:
+        return bool(known.all() if known.dtype is torch.bool else (known == 0).all())
+    if isinstance(mask, fx.Node) and mask.target in (aten.where.self, aten.where.ScalarOther):
+        return context.number(mask.args[1]) == 0 and _hides_nothing(context, mask.args[0])
+    return False
 
 
 KEEPS_ORDER = frozenset(
@@ -243,7 +215,7 @@ _CASTS = (aten._to_copy.default, aten.type_as.default, aten.to.dtype)
 _VIEWS = (aten.expand.default, aten.slice.Tensor, aten.repeat.default, *KEEPS_ORDER)
 _NOTHING = "operations without effect removed"
 
-_TABLE: tuple[tuple[str, Rule, tuple[Any, ...]], ...] = (
+TABLE: tuple[tuple[str, Rule, tuple[Any, ...]], ...] = (
     ("copies removed", same_as_input, _COPIES),
     ("casts removed", same_as_input, _CASTS),
     ("views of everything removed", same_as_input, _VIEWS),
@@ -265,15 +237,3 @@ _TABLE: tuple[tuple[str, Rule, tuple[Any, ...]], ...] = (
     ("pads folded", pad_into_pooling(3), (aten.avg_pool3d.default,)),
     ("masks of everything removed", mask_of_everything, (aten.scaled_dot_product_attention.default,)),
 )
-
-
-def _by_operator() -> dict[Any, tuple[tuple[str, Rule], ...]]:
-    rules: dict[Any, tuple[tuple[str, Rule], ...]] = {}
-    for label, rule, operators in _TABLE:
-        for target in operators:
-            rules[target] = (*rules.get(target, ()), (label, rule))
-    return rules
-
-
-RULES = _by_operator()
-"""Operator -> (what the report counts, the rule), tried in order until none applies."""

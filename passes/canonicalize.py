@@ -10,14 +10,16 @@ from torch import fx
 
 from tersor.ir.program import Program
 
+from . import canonical_rules, canonical_spellings, recover_operators
 from .base import Pass, PassResult
-from .canonical_rules import RULES, Context
 from .constant_folding import Constants
-from .progress import track
+from .equal_calls import merge_equal_calls
+from .rules import Context, Rules
 
 aten = torch.ops.aten
 
 _READS_STRIDES = frozenset({aten.as_strided.default, aten.as_strided_copy.default, aten.as_strided_scatter.default})
+_RULES = Rules.of(canonical_spellings.TABLE, canonical_rules.TABLE, *recover_operators.TABLES)
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,8 @@ class Canonicalize(Pass):
     Removed: dead nodes, copies, casts to the same dtype, views of everything, pads of nothing, adding 0 and
     multiplying by 1 where the type stays, dropout that does not train, detach, attention masks that hide nothing.
     Merged: reshapes of reshapes, permutations of permutations, zero pads into the padding of convolutions and of
-    average pooling. What depends on buffers and constants alone is computed and becomes a buffer of the node's name;
+    average pooling, equal calls. One spelling: an operator that has several is written in one of them (permute, matmul,
+    split_with_sizes), and a formula as the operator that computes it: see `RecoverOperators`. What depends on buffers and constants alone is computed and becomes a buffer of the node's name;
     trainable parameters stay as they are, and so does what reads random numbers.
 
     Once dropout is removed, `program.train()` cannot switch it on again, and without detach gradients flow where they
@@ -56,31 +59,12 @@ class Canonicalize(Pass):
         constants = Constants(program, self.growth)
         context = Context(program, constants.values, self.keep_training)
         fixed = _layout_is_read(program.graph)
-        for node in track(list(program.graph.nodes), "canonicalize"):
-            if node not in fixed and not _replaced(context, node, counts):
-                constants.visit(node)
+        _RULES.visit(context, constants, counts, "canonicalize", fixed)
+        counts["equal calls merged"] = merge_equal_calls(program, constants.values.keys() | fixed)
         counts["constants folded"] = constants.store()
         _remove_dead(program.graph)
         notes = tuple(f"{label}: {count}" for label, count in sorted(counts.items()) if count)
         return PassResult(program, bool(notes), notes)
-
-
-def _replaced(context: Context, node: fx.Node, counts: Counter[str]) -> bool:
-    """Apply rules until none does; whether another node now stands for this one, which is gone."""
-    changed = True
-    while changed:
-        changed = False
-        for label, rule in RULES.get(node.target, ()):
-            result = rule(context, node)
-            if result is None:
-                continue
-            counts[label] += 1
-            if result is not node:
-                context.program.replace(node, result)
-                return True
-            changed = True
-            break
-    return False
 
 
 def _remove_dead(graph: fx.Graph) -> int:

@@ -90,7 +90,9 @@ class Constants:
         if node in self.values:
             return self.values[node]
         fake = node.meta[KEY]
-        return torch.empty((), dtype=fake.dtype, device=fake.device).expand(fake.shape)
+        # A size that changes is one that the result, whose sizes are known, does not depend on: new_ones(x, [1]).
+        sizes = [size if type(size) is int else 1 for size in fake.shape]
+        return torch.empty((), dtype=fake.dtype, device=fake.device).expand(sizes)
 
 
 def _static(value: Tensor) -> bool:

@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 from tersor.ir.errors import CalibrationError
 from tersor.ir.operators import FAKE_QUANTIZE, FAKE_QUANTIZE_BIAS, along
 from tersor.ir.program import Program
+from tersor.ir.shapes import KEY
 from tersor.ir.stage import Stage
 
 from .base import Pass, PassResult, Promise
@@ -105,12 +106,12 @@ class _Walk:
         layout = WEIGHTS.get(node.target)
         if layout is None or not _is_quantized(node.args[layout.weight]):
             return False
-        axis = 1 if self.rounded[node][0].dim() > 2 and "conv" in str(node.target) else -1
+        rank, weight = (value.meta[KEY].dim() for value in (node, node.args[layout.weight]))  # type: ignore[union-attr]
+        axis = rank - weight + 1  # a filter has the dimensions of its result, but for the batch
         pairs = zip(self.exact[node], self.rounded[node], strict=True)
-        shift = _channel_mean([exact - rounded for exact, rounded in pairs], axis)
+        shift = _channel_mean([exact - rounded for exact, rounded in pairs], axis).to(node.meta[KEY].dtype)
         applied = self._apply(node, layout, shift)
-        rank = self.rounded[node][0].dim()
-        self.rounded[node] = [value + along(applied, axis % rank, rank) for value in self.rounded[node]]
+        self.rounded[node] = [value + along(applied, axis, rank) for value in self.rounded[node]]
         return True
 
     def _apply(self, node: fx.Node, layout: WeightLayout, shift: Tensor) -> Tensor:
@@ -143,7 +144,7 @@ class _Walk:
 
 def _channel_mean(errors: list[Tensor], axis: int) -> Tensor:
     """The mean over all batches and all dimensions but `axis`, float32[channels]."""
-    rows = [error.movedim(axis, 0).flatten(1) for error in errors]
+    rows = [error.movedim(axis, 0).reshape(error.shape[axis], -1) for error in errors]
     return sum((row.double().sum(1) for row in rows), torch.zeros(())).float() / sum(row.shape[1] for row in rows)
 
 

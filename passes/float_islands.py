@@ -4,14 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, fx
 
 from tersor.ir.integer_operators import DEQUANTIZE, QUANTIZE
+from tersor.ir.operators import FAKE_QUANTIZE, FAKE_QUANTIZE_BIAS
 from tersor.ir.program import Program
 from tersor.ir.shapes import KEY
 
 from .placement import operator_of
 from .roles import Role, role_of
+
+_REASONS: dict[object, str] = {
+    FAKE_QUANTIZE: "no integer operator takes its grid: per channel, or wider than int8",
+    FAKE_QUANTIZE_BIAS: "it is the bias of a float operator",
+}
 
 
 @dataclass(frozen=True)
@@ -27,19 +34,24 @@ def float_islands(program: Program) -> list[FloatIsland]:
     return [
         FloatIsland(node, _reason(program, node))
         for node in program.graph.nodes
-        if node.op == "call_function" and node.target not in (DEQUANTIZE, QUANTIZE) and _computes_floats(node)
+        if node.op == "call_function" and node.target not in (DEQUANTIZE, QUANTIZE) and _float_type(node)
     ]
 
 
-def _computes_floats(node: fx.Node) -> bool:
+def _float_type(node: fx.Node) -> torch.dtype | None:
     value = node.meta.get(KEY)
     values = value if isinstance(value, list | tuple) else [value]
-    return any(isinstance(item, Tensor) and item.is_floating_point() for item in values)
+    return next((item.dtype for item in values if isinstance(item, Tensor) and item.is_floating_point()), None)
 
 
 def _reason(program: Program, node: fx.Node) -> str:
     from .integer_rules import RULES
 
+    if node.target in _REASONS:
+        return _REASONS[node.target]
+    dtype = _float_type(node)
+    if dtype is not torch.float32:
+        return f"it computes {str(dtype).removeprefix('torch.')}, and integers stand for float32"
     has_form = node.target in RULES.grids or node.target in RULES.values or role_of(program, node) is Role.LOOKUP
     if not has_form:
         return f"{operator_of(node)} has no integer form"

@@ -23,26 +23,28 @@ class IntegerGrid:
     quant_max: int
 
     @classmethod
-    def of(cls, program: Program, node: fx.Node) -> IntegerGrid | None:
-        """The grid of a fake-quantize node; None where it is per channel, or its parameters are computed."""
-        _, scale, zero_point, axis, quant_min, quant_max = node.args
-        values = program.constant(scale), program.constant(zero_point)
-        if axis is not None or any(value is None or value.numel() != 1 for value in values):
-            return None
+    def of(cls, program: Program, node: fx.Node) -> IntegerGrid:
+        """The grid of a fake-quantize node that `is_lowered` and has one scale."""
+        _, scale, zero_point, _, quant_min, quant_max = node.args
+        zero = program.constant(zero_point)
         assert isinstance(scale, fx.Node)
         assert isinstance(quant_min, int)
         assert isinstance(quant_max, int)
-        return cls(str(scale.target), int(values[1]), quant_min, quant_max)  # type: ignore[arg-type]
+        assert zero is not None
+        return cls(str(scale.target), int(zero), quant_min, quant_max)
 
     def step(self, program: Program) -> Tensor:
         """The scale, float32[]."""
         return program.tensor(self.scale).detach().reshape(())
 
     def clamped(self, program: Program, low: float, high: float) -> IntegerGrid:
-        """The part of the grid that values between `low` and `high` are rounded to. Rounding is monotone."""
-        ends = [self.quant_min if math.isinf(low) else self._rounded(program, low)]
-        ends.append(self.quant_max if math.isinf(high) else self._rounded(program, high))
-        return replace(self, quant_min=ends[0], quant_max=max(ends))
+        """The part of the grid that values between `low` and `high` are rounded to. Rounding is monotone.
+
+        Where `low` is above `high`, torch gives `high` for every value.
+        """
+        first = self.quant_min if math.isinf(low) else self._rounded(program, low)
+        last = self.quant_max if math.isinf(high) else self._rounded(program, high)
+        return replace(self, quant_min=min(first, last), quant_max=last)
 
     def _rounded(self, program: Program, value: float) -> int:
         return int(self.quantize(program, torch.tensor([value])))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from tersor.ir.accumulators import INT32_LIMIT, accumulator_range, value_range
 from tersor.ir.errors import PassError
@@ -42,6 +42,7 @@ class Lowering:
     program: Program
     rules: Rules
     memo: dict[tuple[fx.Node, IntegerGrid], fx.Node] = field(default_factory=dict)
+    parts: dict[fx.Node, fx.Node] = field(default_factory=dict)
     weights: dict[str, str] = field(default_factory=dict)
 
     def visit(self, node: fx.Node) -> None:
@@ -81,6 +82,10 @@ class Lowering:
     def constant(self, name: str, value: Tensor) -> fx.Node:
         """A new buffer, read."""
         return self.program.attribute(self.program.add_tensor(name, value))
+
+    def parameter(self, name: str, value: Tensor) -> fx.Node:
+        """A new tensor that counts as a parameter of the model, read. Integers are not trained."""
+        return self.constant(name, nn.Parameter(value, requires_grad=False))
 
     def dequantize(self, q: fx.Node, scale: str | Tensor, zero_point: int, axis: int | None, like: fx.Node) -> fx.Node:
         """The float that integers stand for; what uses only integers leaves it unread."""
@@ -122,7 +127,7 @@ class Lowering:
         values = [self.program.constant(argument) for argument in (source, scale, zero_point)]
         tensor, step, zero = (value.detach() for value in values if value is not None)
         stored = quantize_to_grid(tensor, step, zero, axis, quant_min, quant_max).to(torch.int8)  # type: ignore[arg-type]
-        q = self.constant(f"{source.target}_int8", stored)
+        q = self.parameter(f"{source.target}_int8", stored)
         self.weights[str(q.target)] = str(source.target)
         assert isinstance(scale, fx.Node)
         return self.dequantize(q, str(scale.target), int(zero.flatten()[0]), axis, node)  # type: ignore[arg-type]
@@ -134,15 +139,21 @@ class Lowering:
         readers: dict[str, list[fx.Node]] = {}
         for node in self.program.graph.find_nodes(op="get_attr"):
             readers.setdefault(str(node.target), []).append(node)
+        taken = self.program.tensors()
         for name, original in self.weights.items():
             if name not in readers:
                 continue
-            stored = self.program.tensor(name)
-            new = self.program.add_tensor(original, stored)
+            new = name
+            if original not in taken:  # a copy, or the old name would stand for it as well
+                new = self.program.add_tensor(
+                    original, nn.Parameter(self.program.tensor(name).clone(), requires_grad=False)
+                )
+                taken[new] = self.program.tensor(new)
             for node in readers[name]:
                 node.target = new
             if original in sparsity:
                 self.program.sparsity[new] = sparsity[original]
+        self.program.remove_unused_tensors()
 
     # -- onto a grid -----------------------------------------------------------------------------------------------
 
@@ -159,7 +170,7 @@ class Lowering:
     def _on_grid(self, value: fx.Node, grid: IntegerGrid, like: fx.Node) -> fx.Node | None:
         if value.op == "get_attr":
             tensor = self.program.tensor(str(value.target)).detach()
-            return self.constant(f"{value.target}_int8", grid.quantize(self.program, tensor))
+            return self.parameter(f"{value.target}_int8", grid.quantize(self.program, tensor))
         if value.target is DEQUANTIZE:
             return self._regrid(value, grid, like)
         role = role_of(self.program, value)
@@ -175,13 +186,13 @@ class Lowering:
         return self._lookup(value, grid, like) if found is None else found
 
     def _regrid(self, value: fx.Node, grid: IntegerGrid, like: fx.Node) -> fx.Node | None:
-        q, zero_point, axis = value.args[0], value.args[2], value.args[3]
+        q, _, zero_point, axis = value.args
         assert isinstance(q, fx.Node)
         step = grid.step(self.program)
         if _dtype(q) is torch.int32:
             multiplier = (self.scale(value) / step).float()
-            if multiplier.dim():
-                multiplier = multiplier.reshape([-1] + [1] * (q.meta[KEY].dim() - 1 - int(axis)))  # type: ignore[call-overload]
+            if isinstance(axis, int):
+                multiplier = multiplier.reshape([-1] + [1] * (q.meta[KEY].dim() - 1 - axis))
             return self.requantize(q, multiplier, grid, like)
         if axis is not None:
             return None
@@ -212,12 +223,13 @@ class Lowering:
         return self._table(source, chain, grid, like)
 
     def _move(self, value: fx.Node, grid: IntegerGrid, like: fx.Node) -> fx.Node | None:
-        sources = operands(self.program, value)
-        moved = [self.on_grid(source, grid, like) for source in sources]
-        if not sources or any(q is None for q in moved):
-            return None
-        by_source = dict(zip(sources, moved, strict=True))
-        return self.rules.move(self, value, by_source, grid.zero_point)
+        moved: dict[fx.Node, fx.Node] = {}
+        for source in operands(self.program, value):
+            q = self.on_grid(source, grid, like)
+            if q is None:
+                return None
+            moved[source] = q
+        return self.rules.move(self, value, moved, grid.zero_point) if moved else None
 
     def quantized(self, node: fx.Node, grid: IntegerGrid) -> fx.Node:
         """The integer form of a fake-quantize: computed on integers, or quantized from the float."""

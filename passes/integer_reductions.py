@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -12,6 +11,8 @@ from torch import Tensor, fx
 from tersor.ir.integer_norms import (
     INT_NORMALIZE,
     INT_SOFTMAX,
+    LARGEST_EPSILON,
+    LONGEST_ROW,
     NORMALIZED_BITS,
     exponential_table,
     softmax_numerator,
@@ -19,7 +20,7 @@ from tersor.ir.integer_norms import (
 from tersor.ir.integer_operators import INT_SUM, INT_SUM_POOL
 from tersor.ir.shapes import KEY
 
-from .arguments import argument
+from .arguments import argument, spatial
 from .integer_grid import IntegerGrid
 from .integer_lowering import Lowering
 
@@ -28,8 +29,6 @@ GridRule = Callable[[Lowering, fx.Node, IntegerGrid], fx.Node | None]
 
 _WEIGHT_LIMIT = 2047
 _BIAS_LIMIT = 1 << 29
-_LONGEST_ROW = 1 << 14
-_LARGEST_EPSILON = 1 << 45
 _LEAST_SCALE = 2.0**-16
 
 
@@ -75,43 +74,43 @@ def _adaptive_average(lowering: Lowering, node: fx.Node, grid: IntegerGrid) -> f
     return _mean(lowering, node, grid, list(range(rank - spatial, rank)), True)
 
 
-def _average_pool(rank: int) -> GridRule:
-    def rule(lowering: Lowering, node: fx.Node, grid: IntegerGrid) -> fx.Node | None:
-        source = _source(lowering, node)
-        if source is None:
-            return None
-        kernel, stride, padding = (_each(argument(node, name), rank) for name in ("kernel_size", "stride", "padding"))
-        count = _window_sizes(node, source, kernel, stride or kernel, padding)
-        if count is None or source.meta[KEY].dim() != rank + 2:
-            return None
-        scale = lowering.scale(source).reshape(())
-        window = source.args[0], source.args[2], kernel, stride or kernel, padding, bool(argument(node, "ceil_mode"))
-        total = lowering.accumulate(INT_SUM_POOL, *window, scale=scale, axis=None, like=node)
-        return None if total is None else _divided(lowering, node, total, count, grid)
+_AVERAGE_POOLS: dict[object, int] = {aten.avg_pool1d.default: 1, aten.avg_pool2d.default: 2}
 
-    return rule
+
+def _average_pool(lowering: Lowering, node: fx.Node, grid: IntegerGrid) -> fx.Node | None:
+    source, rank = _source(lowering, node), _AVERAGE_POOLS[node.target]
+    if source is None or source.meta[KEY].dim() != rank + 2:
+        return None
+    kernel, stride, padding = (spatial(node, name, rank) for name in ("kernel_size", "stride", "padding"))
+    window = kernel, stride or kernel, padding, bool(argument(node, "ceil_mode"))
+    count = _window_sizes(node, source, *window)
+    if count is None:
+        return None
+    scale = lowering.scale(source).reshape(())
+    total = lowering.accumulate(
+        INT_SUM_POOL, source.args[0], source.args[2], *window, scale=scale, axis=None, like=node
+    )
+    return None if total is None else _divided(lowering, node, total, count, grid)
 
 
 def _window_sizes(
-    node: fx.Node, source: fx.Node, kernel: list[int], stride: list[int], padding: list[int]
+    node: fx.Node, source: fx.Node, kernel: list[int], stride: list[int], padding: list[int], ceil_mode: bool
 ) -> Tensor | None:
-    """What each window's sum is divided by, float32[] or one a position; None where sizes are dynamic and it varies."""
-    divisor = argument(node, "divisor_override") if len(kernel) == 2 else None
-    ceil_mode, counts_padding = bool(argument(node, "ceil_mode")), bool(argument(node, "count_include_pad"))
+    """What each window's sum is divided by, float32[] or one a position; None where sizes are dynamic and it varies.
+
+    Windows that reach beyond the input, or beyond the padding where that counts, are divided by less.
+    """
+    divisor, counts_padding = node.args[6] if len(node.args) > 6 else None, argument(node, "count_include_pad")
     if divisor or not (ceil_mode or any(padding)) or (counts_padding and not ceil_mode):
-        return torch.tensor(float(divisor or math.prod(kernel)))
-    spatial = source.meta[KEY].shape[2:]
-    if not all(type(size) is int for size in spatial):
+        return torch.tensor(float(divisor or math.prod(kernel)))  # type: ignore[arg-type]  # a number, by its schema
+    sizes = source.meta[KEY].shape[2:]
+    if not all(type(size) is int for size in sizes):
         return None
-    ones = torch.ones(1, 1, *spatial, dtype=torch.float64)
-    mean = node.target(ones, kernel, stride, padding, ceil_mode, counts_padding)[0, 0]  # type: ignore[operator]
-    sums = torch.ops.tersor.int_sum_pool(ones.to(torch.int8), 0, kernel, stride, padding, ceil_mode)[0, 0]
-    return (sums / mean).round().to(torch.float32)
-
-
-def _each(value: Any, count: int) -> list[int]:
-    values = [value] if isinstance(value, int) else list(value or ())
-    return values * count if len(values) == 1 else values
+    ones = torch.ones(1, 1, *sizes, dtype=torch.float64)
+    mean: Tensor = node.target(ones, kernel, stride, padding, ceil_mode, counts_padding)  # type: ignore[operator]
+    sums = torch.ops.tersor.int_sum_pool(ones.to(torch.int8), 0, kernel, stride, padding, ceil_mode)
+    counts: Tensor = (sums / mean).round().to(torch.float32)
+    return counts[0, 0]
 
 
 def _softmax(lowering: Lowering, node: fx.Node, grid: IntegerGrid) -> fx.Node | None:
@@ -127,17 +126,17 @@ def _softmax(lowering: Lowering, node: fx.Node, grid: IntegerGrid) -> fx.Node | 
 def _normalization(center: bool) -> GridRule:
     def rule(lowering: Lowering, node: fx.Node, grid: IntegerGrid) -> fx.Node | None:
         source, shape = _source(lowering, node), argument(node, "normalized_shape")
-        if source is None or not all(type(size) is int for size in shape) or math.prod(shape) > _LONGEST_ROW:
+        if source is None or not all(type(size) is int for size in shape) or math.prod(shape) > LONGEST_ROW:
             return None
         eps = argument(node, "eps")
         eps = torch.finfo(torch.float32).eps if eps is None else float(eps)
         epsilon = round(eps * math.prod(shape) ** 2 / float(lowering.scale(source)) ** 2)
         affine = _affine(lowering, node, shape, center)
-        if epsilon >= _LARGEST_EPSILON or affine is None:
+        if epsilon >= LARGEST_EPSILON or affine is None:
             return None
         weight, bias, scale = affine
         stored = [
-            None if value is None else lowering.constant(f"{node.name}.{name}_int32", value)
+            None if value is None else lowering.parameter(f"{node.name}.{name}_int32", value)
             for name, value in (("weight", weight), ("bias", bias))
         ]
         rest = source.args[2], len(shape), epsilon, center
@@ -178,8 +177,7 @@ REDUCTIONS: dict[object, GridRule] = {
     aten.mean.dim: _mean_of_dims,
     aten.adaptive_avg_pool1d.default: _adaptive_average,
     aten.adaptive_avg_pool2d.default: _adaptive_average,
-    aten.avg_pool1d.default: _average_pool(1),
-    aten.avg_pool2d.default: _average_pool(2),
+    **dict.fromkeys(_AVERAGE_POOLS, _average_pool),
     aten.softmax.int: _softmax,
     aten.layer_norm.default: _normalization(center=True),
     aten.rms_norm.default: _normalization(center=False),

@@ -19,10 +19,11 @@ from tersor.ir.integer_operators import (
     INT_MUL,
     INT_RESIZE_NEAREST,
 )
+from tersor.ir.integer_stage import is_lowered
 from tersor.ir.operators import FAKE_QUANTIZE, FAKE_QUANTIZE_BIAS, OBSERVE, bias_scale, quantize_bias
 from tersor.ir.shapes import KEY
 
-from .arguments import argument
+from .arguments import argument, spatial
 from .integer_grid import IntegerGrid
 from .integer_lowering import Lowering, Rules
 from .integer_reductions import REDUCTIONS
@@ -34,16 +35,11 @@ aten = torch.ops.aten
 
 
 def _fake_quantize(lowering: Lowering, node: fx.Node) -> fx.Node | None:
-    grid = IntegerGrid.of(lowering.program, node)
-    if lowering.program.constant(node.args[0]) is not None and not _moves_with_axis(lowering, node):
+    if not is_lowered(lowering.program, node):
+        return None
+    if lowering.program.constant(node.args[0]) is not None:
         return lowering.weight(node)
-    return None if grid is None else lowering.quantized(node, grid)
-
-
-def _moves_with_axis(lowering: Lowering, node: fx.Node) -> bool:
-    """Per-channel zero points that differ: no kernel takes them."""
-    zero_point = lowering.program.constant(node.args[2])
-    return zero_point is None or bool((zero_point != zero_point.flatten()[0]).any())
+    return lowering.quantized(node, IntegerGrid.of(lowering.program, node))
 
 
 def _observe(lowering: Lowering, node: fx.Node) -> fx.Node | None:
@@ -67,25 +63,19 @@ def _weighted(lowering: Lowering, node: fx.Node) -> fx.Node | None:
         tensor = lowering.program.constant(_behind_fake_quantize(bias))
         if tensor is None:
             return None
-        stored = lowering.constant(f"{node.name}.bias_int32", quantize_bias(tensor.detach(), *steps))
+        stored = lowering.parameter(f"{node.name}.bias_int32", quantize_bias(tensor.detach(), *steps))
     combined = bias_scale(*steps)
     axis = None if not combined.dim() else rank - 1 if linear else 1
     arguments = (x.args[0], weight.args[0], stored, x.args[2])
     if linear:
         return lowering.accumulate(INT_LINEAR, *arguments, scale=combined, axis=axis, like=node)
-    geometry = [argument(node, name) for name in ("stride", "padding", "dilation")]
-    spatial = [_each(value, weight_rank - 2) for value in geometry]
+    geometry = [spatial(node, name, weight_rank - 2) for name in ("stride", "padding", "dilation")]
     groups = argument(node, "groups")
-    return lowering.accumulate(INT_CONV, *arguments, *spatial, groups, scale=combined, axis=axis, like=node)
+    return lowering.accumulate(INT_CONV, *arguments, *geometry, groups, scale=combined, axis=axis, like=node)
 
 
 def _behind_fake_quantize(bias: Any) -> Any:
     return bias.args[0] if isinstance(bias, fx.Node) and bias.target is FAKE_QUANTIZE_BIAS else bias
-
-
-def _each(value: Any, count: int) -> list[int]:
-    values = [value] if isinstance(value, int) else list(value)
-    return values * count if len(values) == 1 else values
 
 
 def _matmul(lowering: Lowering, node: fx.Node) -> fx.Node | None:
@@ -103,7 +93,8 @@ def _move_value(lowering: Lowering, node: fx.Node) -> fx.Node | None:
     if role_of(lowering.program, node) not in (Role.MOVE, Role.JOIN) or not isinstance(node.meta[KEY], torch.Tensor):
         return None
     inner = node.args[0] if node.target is operator.getitem else node
-    sources = [lowering.integer(source) for source in operands(lowering.program, inner)]  # type: ignore[arg-type]
+    assert isinstance(inner, fx.Node)
+    sources = [lowering.integer(source) for source in operands(lowering.program, inner)]
     first = sources[0] if sources else None
     if first is None or first.args[3] is not None:
         return None
@@ -111,18 +102,25 @@ def _move_value(lowering: Lowering, node: fx.Node) -> fx.Node | None:
         return None
     zero_point = first.args[2]
     assert isinstance(zero_point, int)
-    held = {source: source.args[0] for source in sources if source is not None}
+    held = {source: _stored(source) for source in sources if source is not None}
     if inner is not node:
-        held = {inner: move(lowering, inner, held, zero_point)}  # type: ignore[dict-item]
-    moved = move(lowering, node, held, zero_point)  # type: ignore[arg-type]
-    return lowering.same_grid(moved, first, node)
+        if inner not in lowering.parts:
+            lowering.parts[inner] = move(lowering, inner, held, zero_point)
+        held = {inner: lowering.parts[inner]}
+    return lowering.same_grid(move(lowering, node, held, zero_point), first, node)
+
+
+def _stored(dequantized: fx.Node) -> fx.Node:
+    q = dequantized.args[0]
+    assert isinstance(q, fx.Node)
+    return q
 
 
 def _order(lowering: Lowering, node: fx.Node) -> fx.Node | None:
     """Which of the values is greatest does not depend on their scale."""
     source = lowering.integer(node.args[0])
     if source is not None and source.args[3] is None:
-        node.update_arg(0, source.args[0])  # type: ignore[arg-type]
+        node.update_arg(0, _stored(source))
     return None
 
 
@@ -168,7 +166,7 @@ def _scaled(lowering: Lowering, node: fx.Node, grid: IntegerGrid) -> fx.Node | N
     if source is None or factor is None or source.args[3] is not None:
         return None
     scale = (lowering.scale(source) * torch.tensor(factor)).float()
-    return lowering.requantize(source.args[0], (scale / grid.step(lowering.program)).float(), grid, node)  # type: ignore[arg-type]
+    return lowering.requantize(_stored(source), (scale / grid.step(lowering.program)).float(), grid, node)
 
 
 def _embedding(lowering: Lowering, node: fx.Node, grid: IntegerGrid) -> fx.Node | None:
@@ -189,9 +187,8 @@ def move(lowering: Lowering, node: fx.Node, held: Mapping[fx.Node, fx.Node], zer
     """The movement that `node` makes, of the integers that `held` has for its inputs."""
     source = node.args[0]
     if node.target in _POOLS:
-        rank = _POOLS[node.target]
         kernel, stride, padding, dilation = (
-            _each(argument(node, name), rank) for name in ("kernel_size", "stride", "padding", "dilation")
+            spatial(node, name, _POOLS[node.target]) for name in ("kernel_size", "stride", "padding", "dilation")
         )
         window = kernel, stride or kernel, padding, dilation, bool(argument(node, "ceil_mode"))
         return lowering.call(INT_MAX_POOL, held[source], *window, like=node)  # type: ignore[index]
@@ -206,14 +203,14 @@ def move(lowering: Lowering, node: fx.Node, held: Mapping[fx.Node, fx.Node], zer
 
 
 def _resize(lowering: Lowering, node: fx.Node, q: fx.Node) -> fx.Node:
-    value = node.meta[KEY]
     if node.target is aten.upsample_nearest2d.vec:
         scales = argument(node, "scale_factors")
     else:
         scales = argument(node, "scales_h"), argument(node, "scales_w")
         scales = None if None in scales else list(scales)
-    size = argument(node, "output_size") or list(value.shape[2:])
-    return lowering.call(INT_RESIZE_NEAREST, q, size, scales, like=node)
+    size = argument(node, "output_size") or list(node.meta[KEY].shape[2:])
+    known = all(isinstance(length, int | fx.Node) for length in size)
+    return lowering.call(INT_RESIZE_NEAREST, q, size if known else None, scales, like=node)
 
 
 RULES = Rules(

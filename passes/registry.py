@@ -20,6 +20,7 @@ PASSES: Registry[Pass] = Registry(
         "insert_fake_quant": "tersor.passes.insert_fake_quant:InsertFakeQuant",
         "lower_to_integer": "tersor.passes.lower_to_integer:LowerToInteger",
         "quantize": "tersor.passes.quantize:Quantize",
+        "recover_operators": "tersor.passes.recover_operators:RecoverOperators",
         "settle_grids": "tersor.passes.settle_grids:SettleGrids",
     },
     "tersor.passes",

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
 
 import torch
 from torch import fx
 
+from tersor.ir.integer_stage import is_lowered
 from tersor.ir.program import Program
 from tersor.ir.proofs import refute_pairs
 from tersor.ir.stage import Stage
@@ -19,7 +21,7 @@ from .calibrate import grid_behind
 from .integer_grid import IntegerGrid
 from .kernel_forms import FORMS, PairGrids
 from .progress import track
-from .roles import Role, operands, role_of
+from .roles import Role, clamp_range, operands, role_of
 
 _NUDGE = 2.0**-13
 _SWEEPS = 3
@@ -32,6 +34,7 @@ class SettleGrids(Pass):
     A quantized sum is computed through other floats by the definition, by x86 with fused multiply-add and without.
     Among 65,536 pairs of inputs one or so is near enough to a tie that they part. A scale that is 0.01 to 0.1 % larger
     has its near ties elsewhere, and soon none at all. That is proven on all pairs, for every form in `kernel_forms`.
+    Where a clamp ends the grid, the scale becomes smaller instead, so that the grid stays within the clamp.
 
     most: how many steps of 2**-13 a scale may move before the sum is left as it is, which the notes then say.
     """
@@ -57,12 +60,12 @@ class SettleGrids(Pass):
         return PassResult(program, bool(moved), tuple(notes))
 
     def _settle(self, program: Program, pair: _Pair) -> bool:
-        """Whether the pair's output scale was moved."""
+        """Whether the pair's output scale was moved: up, or down where a clamp ends the grid."""
         if _agree(pair.grids(program), pair.node):
             return False
         scale = program.tensor(pair.output.scale).detach()
         for step in range(1, self.most + 1):
-            program.set_tensor(pair.output.scale, (scale * (1 + step * _NUDGE)).float())
+            program.set_tensor(pair.output.scale, (scale * (1 + pair.direction * step * _NUDGE)).float())
             if _agree(pair.grids(program), pair.node):
                 return True
         program.set_tensor(pair.output.scale, scale)
@@ -75,7 +78,8 @@ class _Pair:
 
     node: fx.Node
     inputs: tuple[IntegerGrid, IntegerGrid]
-    output: IntegerGrid = field(repr=False)
+    output: IntegerGrid
+    direction: int
 
     def grids(self, program: Program) -> PairGrids:
         every = (*self.inputs, self.output)
@@ -95,20 +99,27 @@ def _pairs(program: Program) -> Iterator[_Pair]:
         if node.target not in FORMS or role_of(program, node) is not Role.ELEMENTWISE:
             continue
         sources = [_grid(program, source) for source in operands(program, node)]
-        output = _grid(program, _result(program, node))
+        result, clamped = _result(program, node)
+        output = _grid(program, result)
         if len(sources) == 2 and sources[0] and sources[1] and output:
-            yield _Pair(node, (sources[0], sources[1]), output)
+            yield _Pair(node, (sources[0], sources[1]), output, -1 if clamped else 1)
 
 
 def _grid(program: Program, node: object) -> IntegerGrid | None:
     found = grid_behind(program, node)
-    return None if found is None else IntegerGrid.of(program, found)
+    one = found is not None and found.args[3] is None and is_lowered(program, found)
+    return IntegerGrid.of(program, found) if found is not None and one else None
 
 
-def _result(program: Program, node: fx.Node) -> fx.Node | None:
-    """What quantizes a node's result, behind clamps; None where that is not one node."""
+def _result(program: Program, node: fx.Node) -> tuple[fx.Node | None, bool]:
+    """What quantizes a node's result, behind clamps, and whether one of them ends it; None where it is not one node.
+
+    A grid that does not reach past the clamp makes the clamp free, and has to stay that way.
+    """
+    ended = False
     while len(node.users) == 1:
         (node,) = node.users
         if role_of(program, node) is not Role.CLAMP:
-            return node
-    return None
+            return node, ended
+        ended = ended or clamp_range(node)[1] < math.inf
+    return None, ended

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from tersor.passes.arguments import argument
+
 from .builder import Builder, Value
 from .dtypes import tensor_proto
 from .registry import Refusal, rule
@@ -184,20 +186,37 @@ def attention(
     scores = b.op("MatMul", query, b.op("Transpose", keys, perm=perm))
     factor = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
     scores = b.op("Mul", scores, b.number(factor, query.dtype))
-    weights = _masked_softmax(b, scores, _causal_mask(b, query, key) if is_causal else mask, query.dtype)
+    if is_causal:
+        weights = b.op("Softmax", b.op("Add", scores, _additive(b, _causal_mask(b, query, key), query.dtype)), axis=-1)
+    else:
+        weights = _masked_softmax(b, scores, mask, query.dtype)
     return b.op("MatMul", weights, values)
 
 
 def _masked_softmax(b: Builder, scores: str, mask: Value | None, dtype: torch.dtype) -> str:
-    """ATen gives zeros, not NaN, where a whole row is masked."""
+    """ATen gives zeros where a whole row is masked, for which ONNX's softmax gives NaN."""
     if mask is None:
         return b.op("Softmax", scores, axis=-1)
-    zero, lowest = b.number(0, dtype), b.number(-math.inf, dtype)
-    if mask.dtype == torch.bool:
-        weights = b.op("Softmax", b.op("Where", mask, scores, lowest), axis=-1)
-        return b.op("Where", mask, weights, zero)
-    weights = b.op("Softmax", b.op("Add", scores, b.cast(mask, dtype)), axis=-1)
-    return b.op("Where", b.op("Equal", b.cast(mask, dtype), lowest), zero, weights)
+    weights = b.op("Softmax", b.op("Add", scores, _additive(b, mask, dtype)), axis=-1)
+    if _shows_every_row(b, mask):
+        return weights
+    return b.op("Where", b.op("IsNaN", weights), b.number(0, dtype), weights)
+
+
+def _additive(b: Builder, mask: Value, dtype: torch.dtype) -> str:
+    """Zero to see and minus infinity to hide: adding that is faster than choosing, as the mask is smaller."""
+    if mask.dtype != torch.bool:
+        return b.cast(mask, dtype)
+    return b.op("Where", mask, b.number(0, dtype), b.number(-math.inf, dtype))
+
+
+def _shows_every_row(b: Builder, mask: Value) -> bool:
+    """Whether it is known that no row is hidden as a whole."""
+    tensor = b.program.constant(argument(b.node, "attn_mask"))
+    if tensor is None or not mask.rank:
+        return False
+    seen = tensor if tensor.dtype == torch.bool else tensor != -math.inf
+    return bool(seen.any(-1).all())
 
 
 def _causal_mask(b: Builder, query: Value, key: Value) -> Value:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import onnx
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from tersor.ir.names import TRAINED
 
 from .registry import Refusal
 
@@ -36,11 +38,17 @@ def element_type(dtype: torch.dtype) -> int:
 
 
 def tensor_proto(name: str, tensor: Tensor, kind: int | None = None) -> onnx.TensorProto:
-    """A tensor with its values in little-endian bytes; `kind` INT4 packs int8 values two to a byte, low half first."""
+    """A tensor with its values in little-endian bytes; `kind` INT4 packs int8 values two to a byte, low half first.
+
+    ONNX does not tell parameters from other tensors: floats that are none carry a note, which `load_onnx` reads.
+    """
     flat = tensor.detach().cpu().contiguous().reshape(-1)
     if kind == T.INT4:
         padded = torch.nn.functional.pad(flat, (0, flat.numel() % 2)).to(torch.uint8) & 0xF
         flat = padded[::2] | (padded[1::2] << 4)
     data = flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b""
     data_type = element_type(tensor.dtype) if kind is None else kind
-    return onnx.TensorProto(name=name, data_type=data_type, dims=list(tensor.shape), raw_data=data)
+    proto = onnx.TensorProto(name=name, data_type=data_type, dims=list(tensor.shape), raw_data=data)
+    if tensor.is_floating_point() and tensor.dim() and not isinstance(tensor, nn.Parameter):
+        proto.metadata_props.add(key=TRAINED, value="no")
+    return proto

@@ -27,6 +27,7 @@ from . import (
     normalization,
     pooling,
     quantization,
+    recurrent,
     reductions,
 )
 from .builder import Builder, OnnxOptions, Value
@@ -43,6 +44,7 @@ RULE_MODULES = (
     normalization,
     pooling,
     quantization,
+    recurrent,
     reductions,
 )
 """Importing them fills the table of rules."""

@@ -76,15 +76,33 @@ def _refuse_masks(indices: Any) -> None:
 def _places(b: Builder, indices: list[Value]) -> str:
     """The indices broadcast together, the last dimension running over them."""
     indices_ = [b.cast(i, torch.int64) for i in indices]
-    if len({tuple(map(str, i.shape)) for i in indices}) > 1:
-        zeros = [b.op("Mul", i, b.number(0, torch.int64)) for i in indices_]
-        total = zeros[0]
-        for zero in zeros[1:]:
-            total = b.op("Add", total, zero)
-        indices_ = [b.op("Add", i, total) for i in indices_]
+    sizes = _broadcast(b, indices)
+    wanted = [size for size, _, _ in sizes]
+    for place, given in enumerate(indices):
+        own = [1] * (len(sizes) - given.rank) + list(given.shape)
+        if not all(b.same_size(size, want) for size, want in zip(own, wanted, strict=True)) or given.rank < len(sizes):
+            indices_[place] = b.op("Expand", indices_[place], _sizes(b, sizes))
     axis = b.ints(-1)
     columns = [b.op("Unsqueeze", i, axis) for i in indices_]
     return columns[0] if len(columns) == 1 else b.op("Concat", *columns, axis=-1)
+
+
+def _broadcast(b: Builder, values: list[Value]) -> list[tuple[Any, Value, int]]:
+    """The sizes that the values have together, each with a value that has it, and that value's axis."""
+    rank = max(value.rank for value in values)
+    found: list[tuple[Any, Value, int]] = []
+    for place in range(-rank, 0):
+        having = [(value.shape[place], value, value.rank + place) for value in values if value.rank >= -place]
+        found.append(next((entry for entry in having if not b.same_size(entry[0], 1)), having[0]))
+    return found
+
+
+def _sizes(b: Builder, sizes: list[tuple[Any, Value, int]]) -> str:
+    """Sizes as a vector; those that change from call to call are asked of the value that has them."""
+    if all(isinstance(size, int) for size, _, _ in sizes):
+        return b.ints(*(size for size, _, _ in sizes))
+    parts = [b.ints(size) if isinstance(size, int) else b.shape(value, axis, axis + 1) for size, value, axis in sizes]
+    return parts[0] if len(parts) == 1 else b.op("Concat", *parts, axis=0)
 
 
 @rule(aten.scatter.src)

@@ -40,11 +40,15 @@ def layer_norm(b: Builder, x: Value, shape: Sequence[int], weight: Value | None,
 
 @rule(aten.rms_norm.default)
 def rms_norm(b: Builder, x: Value, shape: Sequence[int], weight: Value | None, eps: float | None) -> str:
+    """RMSNormalization came with opset 23; before it, the form that ONNX Runtime fuses, with its square as Pow."""
     epsilon = torch.finfo(x.dtype).eps if eps is None else eps
+    scale: str = b.constant(torch.ones(tuple(shape), dtype=x.dtype)) if weight is None else weight
+    if b.options.opset >= 23:
+        return b.op("RMSNormalization", x, scale, axis=-len(shape), epsilon=float(epsilon))
     axes = b.ints(*range(-len(shape), 0))
-    power = b.op("ReduceMean", b.op("Mul", x, x), axes, keepdims=1)
+    power = b.op("ReduceMean", b.op("Pow", x, b.number(2, x.dtype)), axes, keepdims=1)
     result = b.op("Div", x, b.op("Sqrt", b.op("Add", power, b.number(epsilon, x.dtype))))
-    return result if weight is None else b.op("Mul", result, weight)
+    return b.op("Mul", result, scale)
 
 
 @rule(aten.group_norm.default)

@@ -62,8 +62,19 @@ def max_pool(
 def avg_pool1d(
     b: Builder, x: Value, kernel: Sizes, stride: Sizes, padding: Sizes, ceil_mode: bool, count_include_pad: bool
 ) -> str:
-    window = _window(b, x, kernel, stride, padding, ceil_mode)
-    return b.op("AveragePool", x, count_include_pad=int(count_include_pad), **window)
+    return _average(b, x, count_include_pad, _window(b, x, kernel, stride, padding, ceil_mode))
+
+
+def _average(b: Builder, x: Value, counts_padding: bool, window: dict[str, Any]) -> str:
+    """ONNX Runtime's integer kernel divides by the whole window where ceil_mode lets one reach beyond the padding.
+
+    It is right where padding is not counted, so what is counted is padded before.
+    """
+    if not (counts_padding and window["ceil_mode"]):
+        return b.op("AveragePool", x, count_include_pad=int(counts_padding), **window)
+    amounts = [amount for before in reversed(window["pads"][: x.rank - 2]) for amount in (before, before)]
+    padded = pad(b, x, amounts, "constant", None) if any(amounts) else x
+    return b.op("AveragePool", padded, count_include_pad=0, **{**window, "pads": [0] * len(amounts)})
 
 
 @rule(aten.avg_pool2d.default)
@@ -79,7 +90,7 @@ def avg_pool2d(
 ) -> str:
     window = _window(b, x, kernel, stride, padding, ceil_mode)
     if divisor is None:
-        return b.op("AveragePool", x, count_include_pad=int(count_include_pad), **window)
+        return _average(b, x, count_include_pad, window)
     if ceil_mode:
         raise Refusal("average pooling with ceil_mode and a divisor of its own")
     area = math.prod(window["kernel_shape"])

@@ -71,9 +71,12 @@ for _packet, _operator in ((aten.any, "ReduceMax"), (aten.all, "ReduceMin")):
 
 @rule(aten.mean.dim)
 def mean(b: Builder, x: Value, dim: Dims, keepdim: bool) -> str:
-    """The mean over the spatial dimensions of images is a pooling, which has integer kernels."""
+    """The mean over the spatial dimensions of images is a pooling, which has integer kernels.
+
+    Of sequences it is not: RMS norm is such a mean, which ONNX Runtime fuses as ReduceMean alone.
+    """
     dims = sorted(d % x.rank for d in ([dim] if isinstance(dim, int) else dim or ()))
-    if x.rank > 2 and dims == list(range(2, x.rank)) and x.dtype.is_floating_point:
+    if x.rank > 3 and dims == list(range(2, x.rank)) and x.dtype.is_floating_point:
         pooled = b.op("GlobalAveragePool", x)
         return pooled if keepdim else b.end_with_move("Squeeze", pooled, b.ints(*dims))
     return _reduce(b, "ReduceMean", b.cast(x, b.result.dtype), dim, keepdim)

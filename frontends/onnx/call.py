@@ -15,7 +15,6 @@ from tersor.ir.errors import TraceError
 
 from .dtypes import dtype_of
 from .shape_arithmetic import as_sizes
-from .tensors import read_tensor
 from .values import Known, Size, Value
 
 if TYPE_CHECKING:
@@ -72,6 +71,7 @@ class Call:
                 f"input {index} ({self.proto.input[index]!r}) is computed when the model runs",
                 expected="a constant, or something computed from constants and shapes",
             )
+        self.importer.budget.spend(known.tensor.numel() >> 10)
         return known.tensor
 
     def ints(self, index: int) -> list[int]:
@@ -150,6 +150,10 @@ class Call:
     def attr_floats(self, name: str, default: Sequence[float] | None = None) -> list[float]:
         return [float(item) for item in self._attribute(name, AttributeProto.FLOATS, "floats", default)]
 
+    def attr_strs(self, name: str, default: Sequence[str] | None = None) -> list[str]:
+        found = self._attribute(name, AttributeProto.STRINGS, "strings", default)
+        return [item.decode("utf-8", "replace") if isinstance(item, bytes) else str(item) for item in found]
+
     def attr_dtype(self, name: str, default: int | None = None) -> torch.dtype:
         """An element type."""
         return dtype_of(self.attr_int(name, default))
@@ -157,7 +161,7 @@ class Call:
     def attr_tensor(self, name: str) -> Known:
         """A tensor attribute, as a constant."""
         proto = self._attribute(name, AttributeProto.TENSOR, "t", None)
-        return Known(read_tensor(proto, self.importer.file.path.parent), onnx_type=proto.data_type)
+        return Known(self.importer.reader.read(proto), onnx_type=proto.data_type)
 
     def run_graph(self, name: str, inputs: Sequence[Value] = ()) -> list[Value]:
         """Import a sub-graph attribute here; what its outputs stand for."""

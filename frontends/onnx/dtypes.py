@@ -45,6 +45,13 @@ class Grid:
     high: int
     shift: int
 
+    def within(self, bounds: tuple[int, int] | None) -> Grid:
+        """The part of the grid between two integers as the file has them, before the shift."""
+        if bounds is None:
+            return self
+        low, high = (bound + self.shift for bound in bounds)
+        return Grid(max(low, self.low), min(high, self.high), self.shift)
+
 
 GRIDS: dict[int, Grid] = {
     TensorProto.INT8: Grid(-128, 127, 0),

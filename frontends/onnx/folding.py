@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from tersor.ir.errors import TraceError
+
+from .budget import MOST_AXES, Budget
 from .values import Known
 
-_LARGEST = 1 << 20
-"""Results of more elements than this, and than twice the inputs, are left to run time: a file may ask for any size."""
+aten = torch.ops.aten
+
+PICKS = frozenset({aten.embedding.default, aten.expand.default, aten.index.Tensor, aten.repeat.default})
+"""Operators that repeat items of a parameter or look them up: a copy of the items would be trained in its place."""
+
+_PRODUCTS = ("adaptive", "avg_pool", "bmm", "conv", "einsum", "linear", "matmul", "max_pool", "mm", "scaled_dot")
+"""Beginnings of the names of operators that may take time, and memory between, by the product of the sizes given."""
+_MOST_PRODUCTS = 1 << 26
+_WORK = 4
+"""Of one operator on small tensors."""
 
 
 def foldable(target: Any, values: Sequence[Any]) -> bool:
@@ -21,30 +33,63 @@ def foldable(target: Any, values: Sequence[Any]) -> bool:
     return all(isinstance(v, Known) for v in values) and torch.Tag.nondeterministic_seeded not in target.tags
 
 
-def evaluate(target: Any, args: Any, kwargs: Any) -> Any:
-    """The operator's result as Known, a tuple of them where it gives several; None where it would be too large."""
+def evaluate(target: Any, args: Any, kwargs: Any, budget: Budget) -> Any:
+    """The operator's result as Known, a tuple of them where it gives several; None where it would take too much.
+
+    What is too much is left to run time. Raises TraceError where the result cannot be.
+    """
     inputs: list[Known] = []
     real_args, real_kwargs = _tensors((args, kwargs), inputs)
-    budget = max(_LARGEST, 2 * sum(known.tensor.numel() for known in inputs))
-    if _elements(target, args, kwargs) > budget:
+    results = _results(target, args, kwargs)
+    if any(result.dim() > MOST_AXES for result in results):
+        raise TraceError("a tensor has too many axes", expected=f"at most {MOST_AXES}")
+    if not _affordable(target, [known.tensor for known in inputs], results, budget):
         return None
+    _refuse_overflow(target, real_args, real_kwargs)
     with torch.no_grad():
         result = target(*real_args, **real_kwargs)
     trainable = any(known.trainable for known in inputs)
     return _known(result, trainable)
 
 
-def _elements(target: Any, args: Any, kwargs: Any) -> int:
-    """The size of the result, from sizes alone; 0 where it depends on data, and is then no larger than the inputs."""
+def _affordable(target: Any, inputs: Sequence[Tensor], results: Sequence[Tensor], budget: Budget) -> bool:
+    """Whether memory and time for it are left, which are taken."""
+    given, made = [tensor.numel() for tensor in inputs], sum(result.numel() for result in results)
+    work = _WORK + (sum(given) >> 16)
+    if target._schema.name.removeprefix("aten::").lstrip("_").startswith(_PRODUCTS):
+        products = max(prod(given), sum(given) * made)
+        if products > _MOST_PRODUCTS:
+            return False
+        work += products >> 12
+    budget.spend(work)
+    if not budget.affords(made, sum(result.numel() * result.itemsize for result in results)):
+        return False
+    budget.spend(made >> 16)
+    return True
+
+
+def _refuse_overflow(target: Any, args: Sequence[Any], kwargs: Any) -> None:
+    """The least integer by -1 ends the process, as the quotient is beyond the type."""
+    if target is not aten.div.Tensor_mode or kwargs.get("rounding_mode") != "trunc":
+        return
+    dtype = torch.result_type(args[0], args[1])
+    if dtype not in (torch.int32, torch.int64):
+        return
+    if bool(((args[0] == torch.iinfo(dtype).min) & torch.as_tensor(args[1] == -1)).any()):
+        raise TraceError("the quotient is beyond the integers of its type", found=f"{torch.iinfo(dtype).min} / -1")
+
+
+def _results(target: Any, args: Any, kwargs: Any) -> list[Tensor]:
+    """The results without data; none where their sizes depend on data, and are then no larger than the inputs."""
     meta_args, meta_kwargs = _on_meta((args, kwargs))
     if _creates(target):
         meta_kwargs = {**meta_kwargs, "device": "meta"}
     try:
         result = target(*meta_args, **meta_kwargs)
     except (NotImplementedError, RuntimeError):
-        return 0
+        return []
     results = result if isinstance(result, tuple | list) else (result,)
-    return sum(item.numel() for item in results if isinstance(item, Tensor))
+    return [item for item in results if isinstance(item, Tensor)]
 
 
 def _creates(target: Any) -> bool:

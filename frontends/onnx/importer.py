@@ -21,15 +21,21 @@ from tersor.ir.origin import Origin
 from tersor.ir.program import Program
 from tersor.ir.shapes import KEY
 
+from .budget import Budget
 from .dtypes import DTYPES, GRIDS
-from .folding import evaluate, foldable
-from .inference import Inference
+from .folding import PICKS, evaluate, foldable
+from .inference import WORK_OF_NEW, Inference
 from .model_file import ModelFile, identifier, signature_of
 from .shape_arithmetic import fold_sizes
+from .tensors import Reader
 from .values import Known, Quantized, Size, Sizes, Value
 
 aten = torch.ops.aten
 T = TypeVar("T")
+
+_LARGEST_SIZE = (1 << 63) - 1
+_DEEPEST_NAME = 32
+"""Parts of a tensor's name: each is a module within the one before."""
 
 
 class Importer:
@@ -37,10 +43,13 @@ class Importer:
 
     def __init__(self, file: ModelFile) -> None:
         self.file = file
+        self.budget = Budget(file.model, file.size)
+        self.reader = Reader(file.path.parent, self.budget)
         signature = signature_of(file)
         graph = fx.Graph()
         for spec in signature.inputs:
-            graph.placeholder(_placeholder_name(graph, spec.name))
+            node = graph.placeholder(identifier(spec.name))
+            node.target = node.name  # which is no keyword, no builtin and nothing that generated code uses
         self.program = Program.build(graph, {}, signature, name=identifier(file.graph.name or file.path.stem))
         self.inference = Inference(self.program)
         self.origin = Origin(str(file.path))
@@ -63,7 +72,9 @@ class Importer:
         leaves: list[Any] = []
         replace_values((args, kwargs), leaves.append)
         if foldable(target, leaves):
-            result = evaluate(target, args, kwargs)
+            result = evaluate(target, args, kwargs, self.budget)
+            if isinstance(result, Known) and result.trainable and target in PICKS:
+                return replace(result, picked=(target, args, kwargs))
             if result is not None:
                 return result
         elif any(isinstance(leaf, Sizes) for leaf in leaves):
@@ -80,6 +91,7 @@ class Importer:
         node = self.program.graph.create_node("call_function", target, args, kwargs or {}, name)
         try:
             node.meta[KEY] = self.inference.value(node)
+            self.budget.spend(self.inference.work)
         except BaseException:
             self.program.graph.erase_node(node)
             raise
@@ -98,7 +110,10 @@ class Importer:
     def size(self, function: Callable[..., Any], *operands: Size) -> Size:
         """Arithmetic on sizes. Equal sizes are one node, wherever they were computed."""
         if all(isinstance(operand, int) for operand in operands):
-            return int(function(*operands))
+            result = int(function(*operands))
+            if abs(result) > _LARGEST_SIZE:
+                raise TraceError("a size is beyond 64 bits", expected=f"at most {_LARGEST_SIZE}")
+            return result
         return self._one_node(self.add(function, operands))
 
     def product(self, sizes: Sequence[Size]) -> Size:
@@ -166,7 +181,21 @@ class Importer:
     def _made(self, value: Known | Sizes | Quantized) -> fx.Node:
         if isinstance(value, Sizes):
             return self._stack(value)
+        if isinstance(value, Known) and value.picked is not None:
+            return self._picked(value)
         return self._quantize(value) if isinstance(value, Quantized) else self._attribute(value)
+
+    def _picked(self, value: Known) -> fx.Node:
+        """Items of a parameter: the operator that picks them, under the name of what it gives."""
+        assert value.picked is not None, "asked by the caller"
+        target, args, kwargs = value.picked
+        args, kwargs = replace_values((args, kwargs), self.node)
+        node = self.add(target, args, kwargs)
+        if value.name:
+            self.fresh.discard(node)
+            node._rename(identifier(value.name))
+        self._known[node] = value
+        return node
 
     def known(self, value: Value) -> Known | None:
         """What is known of a value, also where it is a node by now."""
@@ -174,6 +203,7 @@ class Importer:
 
     def _attribute(self, known: Known) -> fx.Node:
         tensor = nn.Parameter(known.tensor) if known.trainable else known.tensor
+        self.budget.spend(WORK_OF_NEW)
         name = self.program.add_tensor(self._tensor_name(known.name or "constant"), tensor)
         self._tensor_names.add(name)
         node = self.program.attribute(name)
@@ -185,6 +215,8 @@ class Importer:
         """A legal dotted name; its dots go where a prefix is the name of another tensor, as `a` is of `a.b`."""
         name = legal(name)
         path = name.split(".")
+        if len(path) > _DEEPEST_NAME:
+            return name.replace(".", "_")
         nested = any(".".join(path[:end]) in self._tensor_names for end in range(1, len(path)))
         return name.replace(".", "_") if nested else name
 
@@ -203,21 +235,9 @@ class Importer:
         rank = value.source.meta[KEY].dim()
         scale, zero = (_along(tensor.tensor.float(), value.axis, rank) for tensor in (value.scale, value.zero_point))
         steps = self.call(aten.round.default, (self.call(aten.div.Tensor, (value.source, Known(scale))),))
-        moved = self.call(
-            aten.add.Tensor,
-            (
-                steps,
-                Known(zero),
-            ),
-        )
-        clamped = self.call(
-            aten.clamp.default,
-            (
-                moved,
-                grid.low - grid.shift,
-                grid.high - grid.shift,
-            ),
-        )
+        moved = self.call(aten.add.Tensor, (steps, Known(zero)))
+        low, high = value.bounds or (grid.low - grid.shift, grid.high - grid.shift)
+        clamped = self.call(aten.clamp.default, (moved, low, high))
         result: fx.Node = self.call(aten._to_copy.default, (clamped,), {"dtype": dtype})
         return result
 
@@ -257,14 +277,3 @@ def _without_defaults(target: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
 
 def _along(values: Tensor, axis: int | None, rank: int) -> Tensor:
     return values if axis is None else values.reshape([-1 if place == axis else 1 for place in range(rank)])
-
-
-def _placeholder_name(graph: fx.Graph, name: str) -> str:
-    """An identifier that no other input has."""
-    taken = {str(node.target) for node in graph.nodes}
-    base = candidate = identifier(name)
-    count = 0
-    while candidate in taken:
-        count += 1
-        candidate = f"{base}_{count}"
-    return candidate

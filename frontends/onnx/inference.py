@@ -8,9 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from tersor.ir.errors import TraceError
 from tersor.ir.program import Program
 from tersor.ir.shapes import KEY, infer
 
+from .budget import MOST_AXES, MOST_DYNAMIC
+
+WORK_OF_NEW = 40
+_WORK_OF_KNOWN = 2
+_LARGEST_SIZE = (1 << 63) - 1
+_LONGEST_FORMULA = 300
 _OF_DATA = frozenset({torch.Tag.dynamic_output_shape, torch.Tag.data_dependent_output})
 
 
@@ -19,20 +26,37 @@ class Inference:
 
     def __init__(self, program: Program) -> None:
         self.program = program
+        self.work = 0
+        """What the last value took: little where it was asked for before, much where many axes are dynamic."""
         self._results: dict[Hashable, Any] = {}
         self._keys: dict[fx.Node, Hashable] = {}
 
     def value(self, node: fx.Node) -> Any:
         """The node's fake tensor, size, or tuple of those. Raises VerificationError as `infer` does."""
+        self.work = _WORK_OF_KNOWN
         try:
             key = (node.target, self._key(node.args), self._key(node.kwargs))
             if key in self._results:
                 return self._results[key]
         except _Unknown:
-            return infer(self.program, node)
-        result = infer(self.program, node)
+            return self._inferred(node)
+        result = self._inferred(node)
         if isinstance(node.target, torch._ops.OpOverload) and not _OF_DATA & set(node.target.tags):
             self._results[key] = result
+        return result
+
+    def _inferred(self, node: fx.Node) -> Any:
+        result = infer(self.program, node)
+        self.work = WORK_OF_NEW
+        for item in result if isinstance(result, tuple | list) else (result,):
+            sizes = item.shape if isinstance(item, Tensor) else (item,)
+            dynamic = [size for size in sizes if isinstance(size, torch.SymInt)]
+            if len(sizes) > MOST_AXES or len(dynamic) > MOST_DYNAMIC:
+                expected = f"at most {MOST_AXES}, {MOST_DYNAMIC} of them dynamic"
+                raise TraceError("a tensor has too many axes", expected=expected, found=f"{len(sizes)}, {len(dynamic)}")
+            self.work = max(self.work, WORK_OF_NEW * max(len(dynamic) - 3, 1) ** 2)
+            for size in dynamic:
+                _refuse_unwieldy(size)
         return result
 
     def _key(self, argument: Any) -> Hashable:
@@ -49,6 +73,15 @@ class Inference:
 
 class _Unknown(Exception):  # noqa: N818  # not an error: the way out of nested arguments
     """An argument whose type is no key."""
+
+
+def _refuse_unwieldy(size: torch.SymInt) -> None:
+    """Raises TraceError for a size whose formula takes sympy long, as one that a loop multiplied again and again."""
+    hint = size.node.hint
+    if isinstance(hint, int) and abs(hint) > _LARGEST_SIZE:
+        raise TraceError("a size is beyond 64 bits", expected=f"at most {_LARGEST_SIZE}")
+    if size.node.expr.count_ops() > _LONGEST_FORMULA:
+        raise TraceError("a size is computed by too long a formula", expected=f"at most {_LONGEST_FORMULA} operations")
 
 
 def _type(value: Any) -> Hashable:

@@ -18,9 +18,8 @@ from .scope import Scope
 from .standard_functions import expansion
 from .values import Value
 
-_MOST_STEPS = 100_000
-"""Nodes, beyond twice those in the file, that loops and functions may unfold to."""
 _DEEPEST = 64
+"""Functions and sub-graphs within each other."""
 
 
 class Interpreter:
@@ -29,7 +28,6 @@ class Interpreter:
     def __init__(self, importer: Importer) -> None:
         self.importer = importer
         self.file = importer.file
-        self.steps = _MOST_STEPS + 2 * len(self.file.graph.node)
         self.depth = 0
 
     def graph(self) -> list[Value]:
@@ -38,7 +36,7 @@ class Interpreter:
         given = zip(self.file.inputs, self.importer.program.placeholders, strict=True)
         values: dict[str, Value] = {value.name: node for value, node in given}
         scope = Scope(
-            self.file.path.parent,
+            self.importer.reader,
             self.file.opsets,
             values,
             nodes=graph.node,
@@ -49,6 +47,7 @@ class Interpreter:
 
     def run(self, graph: GraphProto, scope: Scope) -> list[Value]:
         """Import a graph's nodes; what its outputs stand for."""
+        self.importer.budget.spend(1 + (len(graph.input) + len(graph.initializer)) // 32)
         self._nodes(graph.node, scope)
         return self._outputs([value.name for value in graph.output], scope)
 
@@ -59,19 +58,22 @@ class Interpreter:
             raise TraceError(f"{self.file.path}: an output {error.what}", expected=error.expected) from None
 
     def _nodes(self, nodes: Sequence[NodeProto], scope: Scope) -> None:
+        if self.depth >= _DEEPEST:
+            what = "functions call each other too deeply, or themselves, or branches do"
+            raise TraceError(what, found=f"{_DEEPEST} levels")
+        self.depth += 1
         for node in nodes:
             with self._within(node):
                 results = self._results(node, scope)
                 self._define(node, scope, results)
+        self.depth -= 1
 
     @contextmanager
     def _within(self, node: NodeProto) -> Iterator[None]:
         """Say of an error, whatever it is, which node of which file it is about; once, for the innermost."""
         outer, self.importer.origin = self.importer.origin, replace(self.importer.origin, module=_label(node))
         try:
-            self.steps -= 1
-            if self.steps < 0:
-                raise TraceError("loops and functions of the model unfold to too many nodes", found=_MOST_STEPS)
+            self.importer.budget.spend(1)
             yield
         except _Located:
             raise
@@ -94,8 +96,8 @@ class Interpreter:
         if own is not None and (rule is None or not standard(node.domain)):
             return self._call_function(own, node, scope)
         call = Call(self.importer, scope, node, self.run)
-        if rule is not None:
-            result = rule.function(call)
+        result = None if rule is None else rule.function(call)
+        if result is not None:
             return result if isinstance(result, list) else [cast("Value", result)]
         function = expansion(call)
         if function is None:
@@ -113,18 +115,12 @@ class Interpreter:
 
     def _call_function(self, function: FunctionProto, node: NodeProto, scope: Scope) -> Sequence[Value | None]:
         """Import a function's body in place of the call."""
-        if self.depth >= _DEEPEST:
-            raise TraceError("functions call each other too deeply, or themselves", found=f"{_DEEPEST} levels")
         given = zip(function.input, node.input, strict=False)
         values = {formal: scope.lookup(actual) for formal, actual in given if actual}
         attributes = {attribute.name: attribute for attribute in function.attribute_proto}
         attributes |= {attribute.name: attribute for attribute in scope.attributes_of(node)}
         body = scope.body(function, values, attributes)
-        self.depth += 1
-        try:
-            self._nodes(function.node, body)
-        finally:
-            self.depth -= 1
+        self._nodes(function.node, body)
         wanted = zip(function.output, [*node.output, *[""] * len(function.output)], strict=False)
         return [body.lookup(name) if name_here else None for name, name_here in wanted]
 

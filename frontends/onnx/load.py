@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tersor.ir.errors import ArchiveError, TersorError, TraceError
 from tersor.ir.operators import FAKE_QUANTIZE
 from tersor.ir.program import HistoryEntry, Program
 from tersor.ir.stage import Stage
@@ -25,7 +26,21 @@ def load_onnx(path: str | Path) -> Program:
 
     Raises ArchiveError where the file is no ONNX model, TraceError naming file and node where it cannot be imported.
     """
-    file = read(Path(path))
+    path = Path(path)
+    try:
+        return _imported(path)
+    except (ArchiveError, TraceError) as error:
+        if str(path) not in error.what:
+            error.within(str(path))
+        raise
+    except Exception as error:  # torch's own, of a file that makes no sense: of no node, as those are named before
+        what = error.what if isinstance(error, TersorError) else f"cannot be imported: {_first_line(error)}"
+        node = error.node if isinstance(error, TersorError) else None
+        raise TraceError(f"{path}: {what}", node=node) from error
+
+
+def _imported(path: Path) -> Program:
+    file = read(path)
     importer = Importer(file)
     outputs = Interpreter(importer).graph()
     program = importer.program
@@ -36,3 +51,7 @@ def load_onnx(path: str | Path) -> Program:
         program.stage = Stage.FAKE_QUANT
     verify(program, shapes=())
     return program.recorded(HistoryEntry("load_onnx", {"path": file.path.name}))
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

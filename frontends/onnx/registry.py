@@ -21,7 +21,7 @@ from .values import Value
 if TYPE_CHECKING:
     from .call import Call
 
-Function: TypeAlias = "Callable[[Call], Value | Sequence[Value | None]]"
+Function: TypeAlias = "Callable[[Call], Value | Sequence[Value | None] | None]"
 
 
 @dataclass(frozen=True)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 
 from onnx import AttributeProto, FunctionProto, GraphProto, NodeProto, TensorProto
 
 from tersor.ir.errors import TraceError
+from tersor.ir.names import TRAINED
 
 from .registry import standard
-from .tensors import read_tensor
+from .tensors import Reader
 from .values import Known, Value
 
 
@@ -23,7 +23,7 @@ class Scope:
 
     def __init__(
         self,
-        folder: Path,
+        reader: Reader,
         opsets: Mapping[str, int],
         values: Mapping[str, Value],
         *,
@@ -34,7 +34,7 @@ class Scope:
         attributes: Mapping[str, AttributeProto] | None = None,
         read: dict[str, Known] | None = None,
     ) -> None:
-        self.folder = folder
+        self.reader = reader
         self.opsets = opsets
         self.outer = outer
         self.values = dict(values)
@@ -47,7 +47,7 @@ class Scope:
     def child(self, graph: GraphProto, values: Mapping[str, Value], read: dict[str, Known]) -> Scope:
         """The scope of a sub-graph. `read` keeps its initializers from one turn of a loop to the next."""
         return Scope(
-            self.folder,
+            self.reader,
             self.opsets,
             values,
             nodes=graph.node,
@@ -64,7 +64,7 @@ class Scope:
         """The scope of a function's body."""
         opsets = {standard(entry.domain): entry.version for entry in function.opset_import}
         return Scope(
-            self.folder,
+            self.reader,
             {**self.opsets, **opsets},
             values,
             nodes=function.node,
@@ -115,8 +115,9 @@ class Scope:
         """An initializer, read when it is first used. Those that can be trained become parameters."""
         proto = self._initializers.pop(name)
         if name not in self._read_before:
-            tensor = read_tensor(proto, self.folder)
-            trainable = tensor.is_floating_point() and tensor.dim() > 0
+            tensor = self.reader.read(proto, once=self.outer is None)
+            fixed = any((note.key, note.value) == (TRAINED, "no") for note in proto.metadata_props)
+            trainable = tensor.is_floating_point() and tensor.dim() > 0 and not fixed
             self._read_before[name] = Known(tensor, name, trainable, proto.data_type)
         self.values[name] = self._read_before[name]
         return self._read_before[name]

@@ -55,6 +55,19 @@ _MOVES: dict[Any, tuple[int, ...]] = {
 }
 """Operators that move items -> the arguments that hold those items; all others must be known."""
 
+_GROWS = frozenset(
+    {
+        aten.cat.default,
+        aten.expand.default,
+        aten.gather.default,
+        aten.index.Tensor,
+        aten.index_select.default,
+        aten.repeat.default,
+        aten.stack.default,
+        aten.where.self,
+    }
+)
+"""Those that may give more items than they take."""
 
 _ARITHMETIC: dict[Any, Callable[..., Any]] = {
     aten.add.Tensor: operator.add,
@@ -110,10 +123,12 @@ def fold_sizes(importer: Importer, target: Any, args: tuple[Any, ...], kwargs: d
         return _cast(args[0], kwargs)
     if target is aten.prod.default and isinstance(args[0], Sizes):
         return make_sizes([importer.product(args[0].items)], ())
-    operands = [as_sizes(argument) for argument in args]
-    if any(operand is None for operand in operands) or (kwargs.keys() - {"rounding_mode"}):
+    operands = [operand for operand in map(as_sizes, args) if operand is not None]
+    if len(operands) < len(args) or (kwargs.keys() - {"rounding_mode"}):
         return None
-    columns, shape = _broadcast([operand for operand in operands if operand is not None])
+    if torch.broadcast_shapes(*(operand.shape for operand in operands)).numel() > _MOST_ITEMS:
+        return None
+    columns, shape = _broadcast(operands)
     if target in _COMPARISONS:
         return _compare(target, columns, shape)
     return _arithmetic(importer, target, columns, shape, kwargs)
@@ -137,10 +152,23 @@ def _move(target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 
     try:
         moved = [places(a) if i in _MOVES[target] else _plain(a) for i, a in enumerate(args)]
-        result = target(*moved, **{key: _plain(item) for key, item in kwargs.items()})
+        options = {key: _plain(item) for key, item in kwargs.items()}
     except LookupError:
         return None
+    if target in _GROWS and _on_meta(target, moved, options).numel() > _MOST_ITEMS:
+        return None
+    result = target(*moved, **options)
     return _looked_up(result, pool, dtype[0])
+
+
+def _on_meta(target: Any, args: Any, options: dict[str, Any]) -> Tensor:
+    """The result without its items: there may be any number of them."""
+    result: Tensor = target(*fx.node.map_aggregate(args, _without_data), **options)
+    return result
+
+
+def _without_data(value: Any) -> Any:
+    return value.to("meta") if isinstance(value, Tensor) else value
 
 
 def _plain(value: Any) -> Any:
@@ -180,7 +208,7 @@ def _arithmetic(
     importer: Importer, target: Any, columns: list[tuple[Size, ...]], shape: tuple[int, ...], kwargs: dict[str, Any]
 ) -> Known | Sizes | None:
     function = _ARITHMETIC.get(target)
-    if function is None or len(columns) > _MOST_ITEMS or kwargs.get("rounding_mode") == "floor":
+    if function is None or kwargs.get("rounding_mode") == "floor":
         return None
     if function in _DIVISIONS and any(isinstance(item, int) and item <= 0 for column in columns for item in column[1:]):
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
@@ -12,10 +13,29 @@ from torch import Tensor
 
 from tersor.ir.errors import TraceError
 
+from .budget import MOST_AXES, Budget
 from .dtypes import DTYPES, WIDENED, dtype_of, name_of
 
-_LIMIT = 1 << 44
+LIMIT = 1 << 44
 """Bytes that no tensor has; sizes beyond come from damaged files."""
+_SHOWN = 200
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Reads the tensors of one file, as long as its budget lasts."""
+
+    folder: Path
+    budget: Budget
+
+    def read(self, proto: TensorProto, *, once: bool = False) -> Tensor:
+        """As `read_tensor`. once: it is read one time, not in each turn of a loop. Raises TraceError."""
+        tensor = read_tensor(proto, self.folder)
+        if proto.data_location != TensorProto.EXTERNAL:
+            self.budget.read(tensor.numel(), tensor.nbytes)
+        elif once:
+            self.budget.stored(tensor.numel(), tensor.nbytes)
+        return tensor
 
 
 def read_tensor(proto: TensorProto, folder: Path) -> Tensor:
@@ -26,15 +46,22 @@ def read_tensor(proto: TensorProto, folder: Path) -> Tensor:
     """
     dtype = WIDENED.get(proto.data_type) or dtype_of(proto.data_type)
     shape = list(proto.dims)
+    if not possible(shape, dtype):
+        raise TraceError(f"tensor {proto.name!r} has impossible sizes", found=shape[:MOST_AXES])
     count = prod(shape)
-    if any(size < 0 for size in shape) or count * dtype.itemsize > _LIMIT:
-        raise TraceError(f"tensor {proto.name!r} has impossible sizes", found=shape)
     if proto.data_location == TensorProto.EXTERNAL:
         return _external(proto, folder, dtype, shape)
     if proto.HasField("raw_data") and proto.data_type in DTYPES:
         _expect_bytes(proto, len(proto.raw_data), count * dtype.itemsize)
         return _from_bytes(bytearray(proto.raw_data), dtype, shape)
     return _from_fields(proto, dtype, shape)
+
+
+def possible(shape: list[int], dtype: torch.dtype) -> bool:
+    """Whether a tensor may have these sizes."""
+    if len(shape) > MOST_AXES or any(size < 0 for size in shape):
+        return False
+    return prod(max(size, 1) for size in shape) * dtype.itemsize <= LIMIT
 
 
 def _from_bytes(data: bytearray, dtype: torch.dtype, shape: list[int]) -> Tensor:
@@ -94,19 +121,29 @@ def _unpacked(data: Tensor, count: int, dtype: torch.dtype, shape: list[int]) ->
 
 def _inside(folder: Path, location: str, name: str) -> Path:
     """The file of external data. Raises TraceError where it lies outside the model's folder or does not exist."""
-    path = (folder / location).resolve()
-    if not location or not path.is_relative_to(folder.resolve()):
+    try:
+        path = (folder / location).resolve()
+        if not location or not path.is_relative_to(folder.resolve()):
+            raise TraceError(
+                f"the data of tensor {name!r} is to be read from outside the model's folder",
+                expected=f"a file in {folder}",
+                found=shown(location),
+            )
+        if not path.is_file():
+            raise TraceError(f"the data of tensor {name!r} is missing", expected=f"the file {shown(location)}")
+        return path
+    except (OSError, RuntimeError, ValueError) as error:  # from the disk, links in a circle, a null character
         raise TraceError(
-            f"the data of tensor {name!r} is to be read from outside the model's folder",
-            expected=f"a file in {folder}",
-            found=repr(location),
-        )
-    if not path.is_file():
-        raise TraceError(f"the data of tensor {name!r} is missing", expected=f"the file {path}")
-    return path
+            f"the data of tensor {name!r} has a location that is no file", found=shown(location)
+        ) from error
 
 
 def _number(text: str, name: str) -> int:
     if not text.isascii() or not text.isdigit() or len(text) > 18:
-        raise TraceError(f"the external data of tensor {name!r} has a bad offset or length", found=repr(text))
+        raise TraceError(f"the external data of tensor {name!r} has a bad offset or length", found=shown(text))
     return int(text)
+
+
+def shown(text: str) -> str:
+    """A text of a file in an error: quoted, and cut where it is long."""
+    return repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}...")

@@ -42,7 +42,7 @@ def float_program() -> Program:
     return traced().copy()
 
 
-def quantized(stage: Stage = Stage.FAKE_QUANT) -> Program:
+def quantized() -> Program:
     """The weight behind a per-channel fake-quantize."""
     program = float_program()
     linear = node_of(program, aten.linear.default)
@@ -52,7 +52,7 @@ def quantized(stage: Stage = Stage.FAKE_QUANT) -> Program:
         grid = program.attribute("scale"), program.attribute("zero_point")
         weight = program.call(FAKE_QUANTIZE, [linear.args[1], *grid, 0, -127, 127], like=linear)
     linear.update_arg(1, weight)
-    program.stage = stage
+    program.stage = Stage.FAKE_QUANT
     return program
 
 
@@ -251,9 +251,8 @@ def test_the_error_points_to_the_users_line() -> None:
     assert "the line that errors point to" in lines["source"]
 
 
-@pytest.mark.parametrize("stage", [Stage.FAKE_QUANT, Stage.INTEGER])
-def test_a_quantized_program_is_well_formed(stage: Stage) -> None:
-    quantized(stage).verify()
+def test_a_quantized_program_is_well_formed() -> None:
+    quantized().verify()
 
 
 def test_observers_belong_to_no_float_program() -> None:

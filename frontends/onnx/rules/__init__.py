@@ -3,6 +3,8 @@
 from . import (
     activations,
     arithmetic,
+    attention,
+    contrib,
     control,
     convolution,
     creation,
@@ -15,15 +17,19 @@ from . import (
     pooling,
     quantization,
     quantized_operators,
+    recurrent,
     reductions,
     resizing,
     scattering,
+    sequences,
     shapes,
 )
 
 __all__ = [
     "activations",
     "arithmetic",
+    "attention",
+    "contrib",
     "control",
     "convolution",
     "creation",
@@ -36,8 +42,10 @@ __all__ = [
     "pooling",
     "quantization",
     "quantized_operators",
+    "recurrent",
     "reductions",
     "resizing",
     "scattering",
+    "sequences",
     "shapes",
 ]

@@ -59,6 +59,11 @@ def hard_swish(op: Call) -> Value:
     return op.call(aten.hardswish.default, op.input(0))
 
 
+@rule("Swish", since=24)
+def swish(op: Call) -> Value | None:
+    return op.call(aten.silu.default, op.input(0)) if op.attr_float("alpha", 1.0) == 1 else None
+
+
 @rule("PRelu")
 def prelu(op: Call) -> Value:
     """A slope for all elements or for each channel is PyTorch's prelu; any other is a choice by sign."""

@@ -10,17 +10,20 @@ import torch
 from ..call import Call
 from ..registry import Function, add_rule, rule
 from ..values import Known, Value
-from .elementwise import number, widened
+from .elementwise import from_order, number, ordered, widened
 
 aten = torch.ops.aten
 
 _INT64_MAX = torch.iinfo(torch.int64).max
+_INT64_MIN = torch.iinfo(torch.int64).min
 
 
 @rule("Mod")
 def mod(op: Call) -> Value:
     """The remainder has the sign of the divisor; with `fmod` that of the dividend."""
     like_c = bool(op.attr_int("fmod", 0))
+    if op.dtype(op.input(0)) is torch.uint64:
+        return _unsigned_remainder(op)
     left, right = widened(op, op.input(0)), widened(op, op.input(1))
     constant = number(op, left, right)
     if constant is not None:
@@ -28,18 +31,38 @@ def mod(op: Call) -> Value:
     return op.cast(op.call((aten.fmod if like_c else aten.remainder).Tensor, left, right), op.dtype(op.input(0)))
 
 
-def _variadic(target: Any) -> Function:
+def _unsigned_remainder(op: Call) -> Value:
+    """Of uint64 in int64, where what is beyond its half is negative.
+
+    Twice the remainder of half the dividend, and its last bit, is at most one divisor too much; where the divisor is
+    beyond the half, so is the dividend itself.
+    """
+    x, y = (widened(op, op.input(index)) for index in (0, 1))
+    one: Value = Known(torch.tensor(1))
+    half = op.call(aten.bitwise_and.Scalar, op.call(aten.bitwise_right_shift.Tensor, x, one), _INT64_MAX)
+    small = op.call(aten.mul.Tensor, op.call(aten.remainder.Tensor, half, y), 2)
+    small = op.call(aten.add.Tensor, small, op.call(aten.bitwise_and.Scalar, x, 1))
+    rest = op.call(aten.where.self, op.call(aten.lt.Scalar, y, 0), x, small)
+    below = op.call(aten.lt.Tensor, *(op.call(aten.bitwise_xor.Scalar, value, _INT64_MIN) for value in (rest, y)))
+    return op.cast(op.call(aten.where.self, below, rest, op.call(aten.sub.Tensor, rest, y)), torch.uint64)
+
+
+@rule("Sum")
+def total(op: Call) -> Value:
+    values = [widened(op, value) for value in op.inputs]
+    return op.cast(reduce(lambda left, right: op.call(aten.add.Tensor, left, right), values), op.dtype(op.input(0)))
+
+
+def _extreme(target: Any) -> Function:
     def combine(op: Call) -> Value:
-        values = [widened(op, value) for value in op.inputs]
-        return op.cast(reduce(lambda left, right: op.call(target, left, right), values), op.dtype(op.input(0)))
+        values = [ordered(op, value) for value in op.inputs]
+        return from_order(op, reduce(lambda left, right: op.call(target, left, right), values), op.dtype(op.input(0)))
 
     return combine
 
 
-_VARIADIC = {"Max": aten.maximum.default, "Min": aten.minimum.default, "Sum": aten.add.Tensor}
-
-for _name, _target in _VARIADIC.items():
-    add_rule(_name, _variadic(_target))
+add_rule("Max", _extreme(aten.maximum.default))
+add_rule("Min", _extreme(aten.minimum.default))
 
 
 @rule("Mean")

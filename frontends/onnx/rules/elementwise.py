@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torch import fx
 
 from ..call import Call
 from ..registry import Function, add_rule, rule
-from ..values import Value
+from ..values import Quantized, Value
 
 aten = torch.ops.aten
 
@@ -69,6 +70,8 @@ _WIDER = {torch.uint16: torch.int32, torch.uint32: torch.int64, torch.uint64: to
 """Types that torch stores and does not compute with -> where it computes; casting back wraps as they would."""
 
 
+_SIGN = -(1 << 63)
+
 _FLOAT8 = frozenset({torch.float8_e4m3fn, torch.float8_e4m3fnuz, torch.float8_e5m2, torch.float8_e5m2fnuz})
 _E4M3_ROUNDS_UP = 464.0
 """Half a step above the largest float8_e4m3fn, 448: what is larger rounds to no number that it has."""
@@ -99,7 +102,7 @@ def number(op: Call, left: Value, right: Value) -> int | float | bool | None:
 
 def _compare(tensors: Any, scalar: Any) -> Function:
     def compare(op: Call) -> Value:
-        left, right = widened(op, op.input(0)), widened(op, op.input(1))
+        left, right = ordered(op, op.input(0)), ordered(op, op.input(1))
         constant = number(op, left, right)
         return op.call(tensors, left, right) if constant is None else op.call(scalar, left, constant)
 
@@ -113,6 +116,17 @@ for _name, (_tensors, _scalar) in _COMPARISONS.items():
 def widened(op: Call, value: Value) -> Value:
     """The value in a type that torch computes with."""
     return op.cast(value, _WIDER.get(op.dtype(value), op.dtype(value)))
+
+
+def ordered(op: Call, value: Value) -> Value:
+    """`widened`, with uint64 in an order that int64 keeps: its upper half is negative there, so the sign is flipped."""
+    wide = widened(op, value)
+    return op.call(aten.bitwise_xor.Scalar, wide, _SIGN) if op.dtype(value) is torch.uint64 else wide
+
+
+def from_order(op: Call, value: Value, dtype: torch.dtype) -> Value:
+    """What was computed with ordered values, in their own type."""
+    return op.cast(op.call(aten.bitwise_xor.Scalar, value, _SIGN) if dtype is torch.uint64 else value, dtype)
 
 
 def arithmetic(op: Call, target: Any, **options: Any) -> Value:
@@ -176,11 +190,15 @@ def clip_to_attributes(op: Call) -> Value:
 
 @rule("Clip", since=11)
 def clip(op: Call) -> Value:
-    bounds = [op.optional(1), op.optional(2)]
+    """Of integers on their way to a DequantizeLinear: a grid with fewer of them."""
+    x, bounds = op.input(0), [op.optional(1), op.optional(2)]
     numbers = [None if bound is None else op.scalar(bound) for bound in bounds]
+    if isinstance(x, Quantized) and None not in numbers:
+        low, high = x.bounds or numbers
+        return replace(x, bounds=(max(int(numbers[0]), int(low)), min(int(numbers[1]), int(high))))  # type: ignore[arg-type]
     if all((bound is None) == (number is None) for bound, number in zip(bounds, numbers, strict=True)):
         return _clamp(op, *numbers)
-    return op.call(aten.clamp.Tensor, op.input(0), *bounds)
+    return op.call(aten.clamp.Tensor, x, *bounds)
 
 
 def _clamp(op: Call, low: float | None, high: float | None) -> Value:
@@ -192,20 +210,29 @@ def _clamp(op: Call, low: float | None, high: float | None) -> Value:
     return op.call(aten.hardtanh.default if relu6 else aten.clamp.default, x, low, high)
 
 
-@rule("Softmax", since=13)
-def softmax(op: Call) -> Value:
-    return op.call(aten.softmax.int, op.input(0), op.attr_int("axis", -1))
+_SOFTMAX = {"Softmax": aten.softmax.int, "LogSoftmax": aten.log_softmax.int}
 
 
-@rule("Softmax", until=12)
-def softmax_of_matrix(op: Call) -> Value:
-    """Over all axes from `axis` on, as one."""
-    x = op.input(0)
-    axis = op.axis(op.attr_int("axis", 1), op.rank(x))
-    if axis == op.rank(x) - 1:
-        return op.call(aten.softmax.int, x, -1)
-    flat = op.call(aten.softmax.int, op.call(aten.flatten.using_ints, x, axis), -1)
-    return op.call(aten.reshape.default, flat, op.shape(x))
+def _softmax(target: Any) -> Function:
+    return lambda op: op.call(target, op.input(0), op.attr_int("axis", -1))
+
+
+def _softmax_of_matrix(target: Any) -> Function:
+    def rule(op: Call) -> Value:
+        """Over all axes from `axis` on, as one."""
+        x = op.input(0)
+        axis = op.axis(op.attr_int("axis", 1), op.rank(x))
+        if axis == op.rank(x) - 1:
+            return op.call(target, x, -1)
+        flat = op.call(target, op.call(aten.flatten.using_ints, x, axis), -1)
+        return op.call(aten.reshape.default, flat, op.shape(x))
+
+    return rule
+
+
+for _name, _target in _SOFTMAX.items():
+    add_rule(_name, _softmax(_target), since=13)
+    add_rule(_name, _softmax_of_matrix(_target), until=12)
 
 
 @rule("Cast")

@@ -13,6 +13,7 @@ from ..call import Call
 from ..registry import rule
 from ..values import Known, Value
 from .elementwise import commutative
+from .quantization import grid_of
 
 aten = torch.ops.aten
 
@@ -39,7 +40,7 @@ def bias_on_grid(op: Call, bias: Value | None, x: Value, weight: Value) -> Value
     known = None if bias is None else op.importer.known(bias)
     if known is None or known.bias_scale is None:
         return bias
-    nodes = [node for node in (x, weight) if isinstance(node, fx.Node) and node.target is FAKE_QUANTIZE]
+    nodes = [node for node in (grid_of(x), grid_of(weight)) if node is not None]
     if len(nodes) != 2:
         return bias
     scales = [op.importer.known(node.args[1]) for node in nodes]  # type: ignore[arg-type]  # scales are nodes
@@ -58,7 +59,11 @@ def transpose_known(known: Known) -> Known:
 
 @rule("MatMul")
 def matmul(op: Call) -> Value:
-    left, right = op.input(0), op.input(1)
+    return matmul_of(op, op.input(0), op.input(1))
+
+
+def matmul_of(op: Call, left: Value, right: Value) -> Value:
+    """The product; a linear where the right operand is a constant matrix."""
     weight = transposed(op, right) if op.dtype(left).is_floating_point and isinstance(left, fx.Node) else None
     return op.call(aten.matmul.default, left, right) if weight is None else op.call(aten.linear.default, left, weight)
 

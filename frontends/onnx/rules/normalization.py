@@ -54,6 +54,25 @@ def layer_norm(op: Call) -> Value | list[Value]:
     return [y, op.call(aten.mean.dim, wide, axes, True), spread]
 
 
+@rule("RMSNormalization", since=23)
+def rms_norm(op: Call) -> Value | None:
+    """x / the root of the mean of its squares, computed in float32."""
+    x, weight = op.input(0), op.input(1)
+    if op.attr_int("stash_type", 1) != 1 or op.dtype(weight) is not op.dtype(x):
+        return None
+    sizes = op.shape(x)[op.axis(op.attr_int("axis", -1), op.rank(x)) :]
+    return op.call(aten.rms_norm.default, x, sizes, _as_large(op, weight, sizes), op.attr_float("epsilon", 1e-5))
+
+
+@rule("GroupNormalization", since=21)
+def group_norm(op: Call) -> Value | None:
+    x, weight, bias = op.inputs
+    if op.attr_int("stash_type", 1) != 1 or op.dtype(weight) is not op.dtype(x):
+        return None
+    groups, epsilon = op.attr_int("num_groups"), op.attr_float("epsilon", 1e-5)
+    return op.call(aten.group_norm.default, x, groups, weight, bias, epsilon)
+
+
 def _as_large(op: Call, value: Value, sizes: list[Size]) -> Value:
     """The scale or bias in the sizes that torch asks for; ONNX broadcasts."""
     if op.shape(value) == sizes:

@@ -9,7 +9,7 @@ import torch
 from ..call import Call
 from ..registry import Function, add_rule, rule
 from ..values import Known, Size, Value
-from .elementwise import widened
+from .elementwise import from_order, ordered
 from .scattering import from_front
 
 aten = torch.ops.aten
@@ -29,8 +29,8 @@ def _top_k(op: Call, count: Size) -> list[Value]:
     x = op.input(0)
     largest, in_order = bool(op.attr_int("largest", 1)), bool(op.attr_int("sorted", 1))
     axis = op.attr_int("axis", -1)
-    values, places = op.call_several(aten.topk.default, widened(op, x), count, axis, largest, in_order)
-    return [op.cast(values, op.dtype(x)), places]
+    values, places = op.call_several(aten.topk.default, ordered(op, x), count, axis, largest, in_order)
+    return [from_order(op, values, op.dtype(x)), places]
 
 
 def _extreme_place(target: Any) -> Function:
@@ -38,8 +38,8 @@ def _extreme_place(target: Any) -> Function:
         x = op.input(0)
         axis, keep = op.axis(op.attr_int("axis", 0), op.rank(x)), bool(op.attr_int("keepdims", 1))
         if not op.attr_int("select_last_index", 0):
-            return op.call(target, widened(op, x), axis, keep)
-        backwards = op.call(target, op.call(aten.flip.default, widened(op, x), [axis]), axis, keep)
+            return op.call(target, ordered(op, x), axis, keep)
+        backwards = op.call(target, op.call(aten.flip.default, ordered(op, x), [axis]), axis, keep)
         last = op.importer.size(_less_one, op.size(x, axis))
         return op.call(aten.add.Tensor, op.call(aten.neg.default, backwards), last)
 

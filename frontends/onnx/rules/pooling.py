@@ -10,6 +10,7 @@ from ..call import Call
 from ..registry import rule
 from ..values import Value
 from .convolution import pad_spatial, pads, spatial
+from .quantization import on_stored
 
 aten = torch.ops.aten
 
@@ -33,6 +34,7 @@ def _fits(amounts: list[tuple[int, int]], kernel: list[int]) -> bool:
 
 
 @rule("MaxPool")
+@on_stored
 def max_pool(op: Call) -> Value | list[Value]:
     x = op.input(0)
     n, kernel = spatial(op, x), op.attr_ints("kernel_shape")

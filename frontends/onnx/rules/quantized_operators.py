@@ -15,7 +15,7 @@ from ..call import Call
 from ..dtypes import GRIDS, ONNX_TYPES, name_of
 from ..registry import add_rule, find, rule
 from ..values import Known, Quantized, Value
-from .quantization import constant, real
+from .quantization import FloatCall, constant, real
 
 aten = torch.ops.aten
 
@@ -50,31 +50,6 @@ _FORMS: dict[str, _Form] = {
 }
 
 
-class _Float(Call):
-    """The call of the float operator: the same node with other inputs."""
-
-    def __init__(self, op: Call, values: list[Value | None]) -> None:
-        self.__dict__.update(op.__dict__)
-        self.opset = op.scope.opset("")
-        self._values = values
-
-    def has(self, index: int) -> bool:
-        return index < len(self._values) and self._values[index] is not None
-
-    def input(self, index: int) -> Value:
-        value = self._values[index] if self.has(index) else None
-        if value is None:
-            self.refuse(f"input {index} is missing")
-        return value
-
-    @property
-    def inputs(self) -> list[Value]:
-        return [value for value in self._values if value is not None]
-
-    def only_reader(self, index: int) -> bool:
-        return False
-
-
 def _import(op: Call, form: _Form) -> Value:
     if op.attr_int("channels_last", 0):
         op.refuse("channels stand last", expected="channels_last 0")
@@ -82,10 +57,13 @@ def _import(op: Call, form: _Form) -> Value:
     values: list[Value | None] = [_dequantized(op, form, place, start) for place, start in enumerate(starts)]
     if form.bias is not None and op.has(form.bias):
         values.append(_bias(op, form.bias))
-    found = find("", form.operator, op.scope.opset(""))
+    call = FloatCall(op, values)
+    if op.has_attr("opset"):
+        call.opset = op.attr_int("opset")
+    found = find("", form.operator, call.opset)
     if found is None:
-        op.refuse(f"there is no import rule for {form.operator} in that opset", found=op.scope.opset(""))
-    result = found.function(_Float(op, values))
+        op.refuse(f"there is no import rule for {form.operator} in that opset", found=call.opset)
+    result = found.function(call)
     assert not isinstance(result, list | tuple) or not result, "the float operators give one result"
     return _quantized(op, result, form.result)  # type: ignore[arg-type]  # one value, as asserted
 
@@ -168,7 +146,7 @@ def conv_integer(op: Call) -> Value:
     values: list[Value | None] = [_centred(op, 0, torch.float64, None), _centred(op, 1, torch.float64, 0)]
     found = find("", "Conv", op.opset)
     assert found is not None, "Conv has a rule for every opset"
-    result: Value = found.function(_Float(op, values))  # type: ignore[assignment]  # Conv gives one value
+    result: Value = found.function(FloatCall(op, values))  # type: ignore[assignment]  # Conv gives one value
     return op.cast(result, torch.int32)
 
 

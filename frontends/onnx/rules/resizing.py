@@ -1,17 +1,21 @@
-"""Rules for resizing and sampling images, where torch computes exactly what ONNX asks for."""
+"""Rules for resizing and sampling images: by torch's operators where they compute what ONNX asks for."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
 
 import torch
 
 from ..call import Call
 from ..registry import rule
 from ..values import Size, Value
-from .convolution import spatial
+from .quantization import on_stored
+from .resampling import Way, resampled
 
 aten = torch.ops.aten
+
+_MOST_POINTS = 1 << 20
 
 _NEAREST = {1: aten.upsample_nearest1d.vec, 2: aten.upsample_nearest2d.vec, 3: aten.upsample_nearest3d.vec}
 _CENTRED = {
@@ -25,13 +29,7 @@ _SMOOTH = {"linear": _LINEAR, "cubic": _CUBIC}
 _CORNERS = {"half_pixel": False, "pytorch_half_pixel": False, "align_corners": True}
 """Where ONNX takes the points -> torch's align_corners."""
 
-_PLAIN: dict[str, str | int | float] = {
-    "antialias": 0,
-    "cubic_coeff_a": -0.75,
-    "exclude_outside": 0,
-    "keep_aspect_ratio_policy": "stretch",
-}
-"""Attributes of Resize with the one value that torch computes."""
+_POLICIES: dict[str, Callable[[Iterable[float]], float]] = {"not_larger": min, "not_smaller": max}
 
 _INTERPOLATIONS = {"linear": 0, "bilinear": 0, "nearest": 1, "cubic": 2, "bicubic": 2}
 _BORDERS = {"zeros": 0, "border": 1, "reflection": 2}
@@ -54,40 +52,91 @@ def upsample(op: Call) -> Value:
 
 
 def _old(op: Call, scales: list[float]) -> Value:
-    mode = op.attr_str("mode", "nearest")
-    if mode != "nearest":
-        op.refuse("points are taken from the corner of pixels", expected="mode 'nearest'", found=mode)
-    x = op.input(0)
-    return _nearest(op, x, "asymmetric", "floor", None, _spatial_scales(op, x, scales))
+    """Points are taken from the corner of pixels."""
+    way = Way(op.attr_str("mode", "nearest"), "asymmetric", "floor")
+    return _resized(op, way, None, scales)
 
 
 @rule("Resize", since=11)
 def resize(op: Call) -> Value:
+    """Integers on a grid stay on it where each point is one of theirs."""
+    return _nearest_point(op) if op.attr_str("mode", "nearest") == "nearest" else _resize(op)  # type: ignore[return-value]  # one
+
+
+def _resize(op: Call) -> Value:
     x = op.input(0)
-    mode, points = op.attr_str("mode", "nearest"), op.attr_str("coordinate_transformation_mode", "half_pixel")
-    _refuse_others(op, mode)
+    way = Way(
+        op.attr_str("mode", "nearest"),
+        op.attr_str("coordinate_transformation_mode", "half_pixel"),
+        op.attr_str("nearest_mode", "round_prefer_floor"),
+        op.attr_float("cubic_coeff_a", -0.75),
+        bool(op.attr_int("antialias", 0)),
+        bool(op.attr_int("exclude_outside", 0)),
+        op.attr_float("extrapolation_value", 0.0),
+    )
     axes = [op.axis(axis, op.rank(x)) for axis in op.attr_ints("axes", range(op.rank(x)))]
-    sizes: list[Size] | None = None
-    scales: list[float] | None = None
-    if op.has(3):
-        sizes = _spatial_sizes(op, x, dict(zip(axes, op.sizes(3), strict=True)))
-    else:
+    if not op.has(3):
         given = dict(zip(axes, op.known(2).double().tolist(), strict=True))
-        scales = _spatial_scales(op, x, [given.get(axis, 1.0) for axis in range(op.rank(x))])
-    if mode == "nearest":
-        return _nearest(op, x, points, op.attr_str("nearest_mode", "round_prefer_floor"), sizes, scales)
-    operators = _SMOOTH[mode]
-    if points not in _CORNERS:
-        op.refuse("torch takes points otherwise", expected=", ".join(_CORNERS), found=points)
-    if _CORNERS[points] and scales and not _whole_lengths(op, x, scales):
-        op.refuse("torch aligns the corners of whole lengths", expected="sizes, or whole scales", found=scales)
-    n = spatial(op, x)
-    if n not in operators:
-        op.refuse(f"torch has no {mode} resizing of so many axes", expected=sorted(operators), found=n)
-    result = op.call(operators[n], x, sizes, _CORNERS[points], scales)
-    if points == "pytorch_half_pixel" and 1 in op.shape(result)[2:] and op.shape(result) != op.shape(x):
-        op.refuse("torch takes the one point of an axis of size 1 from the middle", expected="half_pixel", found=points)
-    return result
+        return _resized(op, way, None, [given.get(axis, 1.0) for axis in range(op.rank(x))])
+    wanted = _kept_aspect(op, x, dict(zip(axes, op.sizes(3), strict=True)))
+    return _resized(op, way, [wanted.get(axis, size) for axis, size in enumerate(op.shape(x))], None)
+
+
+_nearest_point = on_stored(_resize)
+
+
+def _kept_aspect(op: Call, x: Value, wanted: dict[int, Size]) -> dict[int, Size]:
+    """The wanted sizes, or those of one scale for all that are as near."""
+    policy = op.attr_str("keep_aspect_ratio_policy", "stretch")
+    if policy == "stretch":
+        return wanted
+    if policy not in _POLICIES:
+        op.refuse("the policy is not known", expected=f"stretch, {', '.join(_POLICIES)}", found=policy)
+    own = {axis: op.size(x, axis) for axis in wanted}
+    if not all(isinstance(size, int) for size in (*own.values(), *wanted.values())):
+        op.refuse("an aspect ratio of sizes that change", expected="constant sizes")
+    scale = _POLICIES[policy](int(str(size)) / int(str(own[axis])) for axis, size in wanted.items())
+    return {axis: math.floor(scale * int(str(size)) + 0.5) for axis, size in own.items()}
+
+
+def _resized(op: Call, way: Way, sizes: list[Size] | None, scales: list[float] | None) -> Value:
+    """By torch's operator where it computes the same, else by indices and weights that are worked out here."""
+    x = op.input(0)
+    way.check(op)
+    spatial_axes = op.rank(x) - 2
+    if spatial_axes in _NEAREST and way.is_plain:
+        whole = scales[:2] == [1.0, 1.0] if scales else bool(sizes) and sizes[:2] == op.shape(x)[:2]  # type: ignore[index]
+        tail = sizes[2:] if sizes else None, scales[2:] if scales else None
+        found = (_nearest if way.mode == "nearest" else _smooth)(op, x, way, *tail) if whole else None
+        if found is not None:
+            return found
+    own = op.static_shape(x)
+    lengths = sizes or [math.floor(size * scale) for size, scale in zip(own, scales or [], strict=True)]
+    if not all(isinstance(length, int) for length in lengths):
+        op.refuse("torch takes these points otherwise where sizes change", expected="constant sizes", found=way)
+    factors = scales or [int(str(length)) / size for length, size in zip(lengths, own, strict=True)]
+    return resampled(op, x, way, [int(str(length)) for length in lengths], factors)
+
+
+def _smooth(op: Call, x: Value, way: Way, sizes: list[Size] | None, scales: list[float] | None) -> Value | None:
+    n = op.rank(x) - 2
+    if way.points not in _CORNERS or n not in _SMOOTH[way.mode] or not op.dtype(x).is_floating_point:
+        return None
+    if _CORNERS[way.points] and scales and not _whole_lengths(op, x, scales):
+        return None
+    if way.points == "pytorch_half_pixel" and _has_one(op, x, sizes, scales):
+        return None
+    return op.call(_SMOOTH[way.mode][n], x, sizes, _CORNERS[way.points], scales)
+
+
+def _has_one(op: Call, x: Value, sizes: list[Size] | None, scales: list[float] | None) -> bool:
+    """Whether an axis of the result may be of size 1, whose point torch takes from the middle."""
+    own = op.shape(x)[2:]
+    if sizes is not None:
+        both = zip(sizes, own, strict=True)
+        return any(not isinstance(size, int) or (size == 1 and mine != 1) for size, mine in both)
+    pairs = zip(own, scales or [], strict=True)
+    return any(not isinstance(size, int) or (math.floor(size * scale) == 1 and scale != 1) for size, scale in pairs)
 
 
 def _whole_lengths(op: Call, x: Value, scales: list[float]) -> bool:
@@ -97,24 +146,9 @@ def _whole_lengths(op: Call, x: Value, scales: list[float]) -> bool:
     return all(length == int(length) for length in lengths)
 
 
-def _refuse_others(op: Call, mode: str) -> None:
-    if mode not in ("nearest", *_SMOOTH):
-        op.refuse("the mode is not known", expected="nearest, linear or cubic", found=mode)
-    for name, plain in _PLAIN.items():
-        if not op.has_attr(name) or (name == "cubic_coeff_a" and mode != "cubic"):
-            continue
-        readers: dict[type, Callable[[str], str | int | float]]
-        readers = {str: op.attr_str, int: op.attr_int, float: op.attr_float}
-        found = readers[type(plain)](name)
-        if found != plain:
-            op.refuse(f"torch has no such {name}", expected=plain, found=found)
-
-
-def _nearest(
-    op: Call, x: Value, points: str, rounding: str, sizes: list[Size] | None, scales: list[float] | None
-) -> Value:
+def _nearest(op: Call, x: Value, way: Way, sizes: list[Size] | None, scales: list[float] | None) -> Value | None:
     """torch rounds down, or takes the pixel in which the middle lies; other ways are the same at whole scales."""
-    n = spatial(op, x)
+    n, points, rounding = op.rank(x) - 2, way.points, way.rounding
     whole = scales is not None and all(scale == int(scale) for scale in scales)
     if points == "asymmetric" and rounding == "floor":
         return op.call(_NEAREST[n], x, sizes, scales)
@@ -125,11 +159,7 @@ def _nearest(
         rounding == "round_prefer_ceil" or (rounding == "round_prefer_floor" and _no_ties(op, x, sizes, scales))
     ):
         return op.call(_CENTRED[n], x, sizes, scales)
-    op.refuse(
-        "torch takes the nearest point otherwise",
-        expected="asymmetric with floor, half_pixel with round_prefer_ceil, or whole scales",
-        found=f"{points} with {rounding}",
-    )
+    return None
 
 
 def _no_ties(op: Call, x: Value, sizes: list[Size] | None, scales: list[float] | None) -> bool:
@@ -140,23 +170,11 @@ def _no_ties(op: Call, x: Value, sizes: list[Size] | None, scales: list[float] |
             return False
         step = 1 / scales[axis] if scales else size / wanted  # type: ignore[operator]  # an int, as asked above
         count = int(size * scales[axis]) if scales else wanted
+        if count > _MOST_POINTS:  # type: ignore[operator]  # an int, as asked above
+            return False
         if any(((i + 0.5) * step).is_integer() for i in range(count)):  # type: ignore[arg-type]
             return False
     return True
-
-
-def _spatial_scales(op: Call, x: Value, scales: list[float]) -> list[float]:
-    if len(scales) != op.rank(x) or scales[:2] != [1.0, 1.0]:
-        op.refuse("torch resizes the axes after the channels", expected="scales 1, 1, ...", found=scales)
-    return scales[2:]
-
-
-def _spatial_sizes(op: Call, x: Value, given: dict[int, Size]) -> list[Size]:
-    own = op.shape(x)
-    sizes = [given.get(axis, size) for axis, size in enumerate(own)]
-    if sizes[:2] != own[:2]:
-        op.refuse("torch resizes the axes after the channels", expected=f"sizes {own[:2]} there", found=sizes)
-    return sizes[2:]
 
 
 @rule("GridSample")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import operator
+from typing import Any
+
 import torch
 from torch import fx
 
@@ -20,10 +23,30 @@ def from_front(op: Call, places: Value, size: Size) -> Value:
     known = op.importer.known(places)
     if known is not None and not bool((known.tensor < 0).any()):
         return places
-    if isinstance(places, fx.Node) and places.target is aten.where.self and _tests_sign(places.args[0]):
+    if isinstance(places, fx.Node) and _counts_from_front(places):
         return places
     negative = op.call(aten.lt.Scalar, places, 0)
     return op.call(aten.where.self, negative, op.call(aten.add.Tensor, places, size), places)
+
+
+_PLACES = frozenset({aten.topk.default, aten.argmax.default, aten.argmin.default, aten.sort.stable})
+"""Operators that give places as torch counts them."""
+
+_KEEP_PLACES = frozenset(
+    {aten.reshape.default, aten.flatten.using_ints, aten.squeeze.default, aten.squeeze.dim, aten.squeeze.dims}
+    | {aten.unsqueeze.default, aten.permute.default, aten.expand.default, aten.slice.Tensor, aten.select.int}
+    | {operator.getitem, aten._to_copy.default}
+)
+
+
+def _counts_from_front(places: fx.Node) -> bool:
+    """Whether none of them is negative: found by another operator, counted, or made so before."""
+    node: Any = places
+    while isinstance(node, fx.Node) and node.target in _KEEP_PLACES:
+        node = node.args[0]
+    if not isinstance(node, fx.Node):
+        return False
+    return node.target in _PLACES or (node.target is aten.where.self and _tests_sign(node.args[0]))
 
 
 def _tests_sign(node: object) -> bool:
@@ -59,10 +82,28 @@ def scatter_elements(op: Call) -> Value:
 
 def _coordinates(op: Call, places: Value) -> list[Value]:
     """The last axis of places apart: a tensor of places an axis."""
+    joined = _joined(op, places)
+    if joined is not None:
+        return joined
     count = op.size(places, -1)
     if not isinstance(count, int):
         op.refuse("the number of indexed axes changes", expected="a last axis of constant size", found=count)
     return [op.call(aten.select.int, places, -1, index) for index in range(count)]
+
+
+def _joined(op: Call, places: Value) -> list[Value] | None:
+    """The tensors of places that were stacked along a new last axis; None where that is not how they were made."""
+    if not isinstance(places, fx.Node) or places.target is not aten.cat.default:
+        return None
+    last = op.rank(places) - 1
+    parts: Any = places.args[0]
+    if op.axis(int(str(places.args[1])) if len(places.args) > 1 else 0, last + 1) != last:
+        return None
+    if not all(isinstance(part, fx.Node) and part.target is aten.unsqueeze.default for part in parts):
+        return None
+    if any(part.args[1] % (last + 1) != last for part in parts):
+        return None
+    return [part.args[0] for part in parts]
 
 
 @rule("GatherND", since=11)

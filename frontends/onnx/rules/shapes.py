@@ -8,6 +8,7 @@ from ..call import Call
 from ..registry import rule
 from ..shape_arithmetic import make_sizes
 from ..values import Size, Value
+from .quantization import on_stored
 
 aten = torch.ops.aten
 
@@ -26,6 +27,7 @@ def size(op: Call) -> Value:
 
 
 @rule("Reshape")
+@on_stored
 def reshape(op: Call) -> Value:
     """A 0 keeps the input's size, unless `allowzero` says that it is meant."""
     x, sizes = op.input(0), op.sizes(1)
@@ -35,6 +37,7 @@ def reshape(op: Call) -> Value:
 
 
 @rule("Flatten")
+@on_stored
 def flatten(op: Call) -> Value:
     """To a matrix: what is before the axis, and what is after."""
     x = op.input(0)
@@ -54,6 +57,7 @@ def _axes(op: Call, since: int) -> list[int] | None:
 
 
 @rule("Squeeze")
+@on_stored
 def squeeze(op: Call) -> Value:
     x, axes = op.input(0), _axes(op, 13)
     if axes is None:
@@ -62,6 +66,7 @@ def squeeze(op: Call) -> Value:
 
 
 @rule("Unsqueeze")
+@on_stored
 def unsqueeze(op: Call) -> Value:
     x, axes = op.input(0), _axes(op, 13) or []
     rank = op.rank(x) + len(axes)
@@ -71,6 +76,7 @@ def unsqueeze(op: Call) -> Value:
 
 
 @rule("Expand")
+@on_stored
 def expand(op: Call) -> Value:
     """Both ways: a size of 1 in the request keeps the input's."""
     x, wanted = op.input(0), op.sizes(1)

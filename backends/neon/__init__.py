@@ -1,0 +1,1 @@
+"""Integer programs as a self-contained C library for ARM."""

@@ -1,0 +1,68 @@
+"""Which kernel a convolution runs on, and why."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .pack import round_up
+
+Weight = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a kernel was measured to take at 196 pixels, 256 x 256 channels: instructions for each MAC that it does.
+
+    rows, columns: the block of weights that it skips when it is all zero; a dense kernel skips nothing.
+    """
+
+    per_mac: float
+    rows: int = 0
+    columns: int = 0
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A kernel's name, and the reason in words."""
+
+    name: str
+    reason: str
+
+
+COSTS: dict[str, dict[str, Cost]] = {
+    "neon": {"dense": Cost(0.300), "1x4": Cost(0.320, 1, 4)},
+    "dotprod": {
+        "dense": Cost(0.080),
+        "1x4": Cost(0.130, 1, 4),
+        "2x4": Cost(0.115, 2, 4),
+        "4x4": Cost(0.100, 4, 4),
+    },
+    "i8mm": {"dense": Cost(0.050), "2x8": Cost(0.075, 2, 8), "4x8": Cost(0.062, 4, 8)},
+}
+"""By instruction set and kernel; benchmarks/results/neon_kernels.json has the measurements."""
+
+
+def choose(isa: str, weight: Weight) -> Choice:
+    """The kernel with the fewest instructions for these weights, int8[out, in, kh, kw]."""
+    costs = {name: cost.per_mac * _kept(weight, cost) for name, cost in COSTS[isa].items()}
+    best = min(costs, key=lambda name: costs[name])
+    zeros = 1 - np.count_nonzero(weight) / max(weight.size, 1)
+    listed = ", ".join(f"{name} {cost:.4f}" for name, cost in costs.items())
+    return Choice(best, f"{zeros:.0%} zeros; instructions a dense MAC: {listed}")
+
+
+def _kept(weight: Weight, cost: Cost) -> float:
+    """The share of MACs that a kernel does: its blocks that are not all zero, those that fill up channels among them."""
+    if not cost.rows:
+        return 1.0
+    out, channels = (
+        round_up(size, multiple) for size, multiple in zip(weight.shape[:2], (cost.rows, cost.columns), strict=True)
+    )
+    padded = np.zeros((out, channels, *weight.shape[2:]), bool)
+    padded[: weight.shape[0], : weight.shape[1]] = weight != 0
+    blocks = padded.reshape(out // cost.rows, cost.rows, channels // cost.columns, cost.columns, -1)
+    return float(blocks.any(axis=(1, 3)).sum()) * cost.rows * cost.columns / max(weight.size, 1)

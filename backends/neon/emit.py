@@ -1,0 +1,182 @@
+"""A program of the integer stage as a C library."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from tersor.ir.program import Program
+
+from ..base import AuditRow, LoweringReport
+from ..manifest import write_manifest
+from .artifact import NeonArtifact, batched
+from .backend import BLOCKS, Neon
+from .blob import Blob
+from .memory import Arena, place
+from .plan import Plan, Planner
+from .rules import RULES
+from .source import Context, body
+from .steps import Convolution, Step
+from .toolchain import KERNELS
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """The model for one instruction set."""
+
+    isa: str
+    plan: Plan
+    arena: Arena
+
+
+def emit(program: Program, out: Path, options: Neon) -> NeonArtifact:
+    """Write the library into `out`: every file under a temporary name first, the manifest last."""
+    variants = [_variant(program, isa) for isa in options.isas]
+    blob = Blob()
+    files = {f"{options.library}_{v.isa}.c": _variant_source(options.library, v, blob) for v in variants}
+    values = _values(program, options, variants, blob)
+    for template in sorted(TEMPLATES.iterdir()):
+        name = template.name.replace("model.", f"{options.library}.")
+        files[name] = _filled(template.read_text(), values)
+    with tempfile.TemporaryDirectory(prefix=".neon-", dir=out) as draft:
+        written = _write(Path(draft), files, blob)
+        report = _report(program, variants, {path.name: path.stat().st_size for path in written})
+        final = [_move(path, Path(draft), out) for path in written]
+    artifact = NeonArtifact(out, batched(program.signature, program.outputs), report)
+    write_manifest(out, artifact.signature, report, [path for path in final if path.parent == out])
+    return artifact
+
+
+def _variant(program: Program, isa: str) -> Variant:
+    plan = Planner(program, isa, BLOCKS[isa], RULES).plan()
+    return Variant(isa, plan, place(plan))
+
+
+def _variant_source(name: str, variant: Variant, blob: Blob) -> str:
+    context = Context(variant.isa, BLOCKS[variant.isa], blob, variant.arena)
+    steps = [_function(index, step, body(context, step)) for index, step in enumerate(variant.plan.steps)]
+    kernels = sorted({step.kernel for step in variant.plan.steps if isinstance(step, Convolution)})
+    listed = ", ".join(f"step_{index}" for index in range(len(steps)))
+    return "\n".join(
+        [
+            f"/* {name}: its layers for {variant.isa}. */",
+            "#include <string.h>",
+            "",
+            '#include "tersor_model.h"',
+            "",
+            *_kernel_names(variant.isa, kernels),
+            *steps,
+            f"static tersor_step *const steps[] = {{{listed}}};",
+            "",
+            f"extern const tersor_variant {name}_{variant.isa};",
+            f"const tersor_variant {name}_{variant.isa} = "
+            f'{{"{variant.isa}", steps, {len(steps)}, {variant.arena.size}}};',
+            "",
+        ]
+    )
+
+
+def _kernel_names(isa: str, kernels: Iterable[str]) -> list[str]:
+    depthwise = f"tersor_depthwise_c{BLOCKS[isa]}"
+    native = {kernel: f"tersor_conv_{kernel}_{isa}" for kernel in kernels} | {"depthwise": f"{depthwise}_neon"}
+    portable = {kernel: f"tersor_conv_{kernel}_portable" for kernel in kernels}
+    portable |= {"dense": f"tersor_conv_dense_{isa}_portable", "depthwise": f"{depthwise}_portable"}
+    defined = [[f"#define KERNEL_{k} {names[k]}" for k in kernels] for names in (native, portable)]
+    layers = [f"#define LAYER(name) name##_{kind}" for kind in ("neon", "portable")]
+    return [
+        "#if TERSOR_NATIVE", layers[0], *defined[0], "#else", layers[1], *defined[1], "#endif",
+        "#define KERNEL(name) KERNEL_##name", "",
+    ]  # fmt: skip
+
+
+def _function(index: int, step: Step, lines: list[str]) -> str:
+    text = "\n".join(lines)
+    unused = [
+        name for name in ("weights", "arena", "inputs", "outputs", "share") if not re.search(rf"\b{name}\b", text)
+    ]
+    silenced = [f"    {', '.join(f'(void){name}' for name in unused)};"] if unused else []
+    return "\n".join(
+        [
+            f"/* {type(step).__name__}: %{step.node} */",
+            f"static void step_{index}(const int8_t *weights, int8_t *arena, const float *const *inputs,",
+            "                   float *const *outputs, tersor_share share)",
+            "{",
+            *silenced,
+            text,
+            "}",
+            "",
+        ]
+    )
+
+
+def _values(program: Program, options: Neon, variants: list[Variant], blob: Blob) -> dict[str, str]:
+    name, signature = options.library, program.signature
+    inputs = [_count(spec.shape) for spec in signature.inputs]
+    outputs = [_count(node.meta["val"].shape) for node in program.outputs]
+    tensors = [f"input {i}: {spec}" for i, spec in enumerate(signature.inputs)]
+    tensors += [
+        f"output {i}: {output}: float32{list(map(int, node.meta['val'].shape))}"
+        for i, (output, node) in enumerate(zip(signature.output_names, program.outputs, strict=True))
+    ]
+    return {
+        "name": name,
+        "NAME": name.upper(),
+        "summary": f"a {program.name} of {len(variants[0].plan.steps)} layers on int8",
+        "version": version("tersor"),
+        "tensors": "\n".join(f" * {line}" for line in tensors),
+        "inputs": str(len(inputs)),
+        "outputs": str(len(outputs)),
+        "input_counts": ", ".join(map(str, inputs)),
+        "output_counts": ", ".join(map(str, outputs)),
+        "weights_size": str(blob.size),
+        "externs": "extern const tersor_variant " + ", ".join(f"{name}_{v.isa}" for v in variants) + ";",
+        "variants": ", ".join(f"&{name}_{v.isa}" for v in variants),
+    }
+
+
+def _count(shape: Iterable[object]) -> int:
+    count = 1
+    for size in shape:
+        count *= int(size)  # type: ignore[call-overload]  # support.py: none is dynamic
+    return count
+
+
+def _filled(text: str, values: dict[str, str]) -> str:
+    return re.sub(r"@(\w+)@", lambda match: values[match[1]], text)
+
+
+def _write(folder: Path, files: dict[str, str], blob: Blob) -> list[Path]:
+    (folder / "kernels").mkdir()
+    written = [folder / "weights.bin"]
+    written[0].write_bytes(blob.to_bytes())
+    for name, text in files.items():
+        written.append(folder / name)
+        written[-1].write_text(text)
+    for source in sorted(KERNELS.iterdir()):
+        if source.suffix in (".c", ".h"):
+            written.append(Path(shutil.copy(source, folder / "kernels" / source.name)))
+    return written
+
+
+def _move(path: Path, draft: Path, out: Path) -> Path:
+    target = out / path.relative_to(draft)
+    target.parent.mkdir(exist_ok=True)
+    return path.replace(target)
+
+
+def _report(program: Program, variants: list[Variant], files: dict[str, int]) -> LoweringReport:
+    best = variants[-1]
+    rows = [
+        AuditRow(step.node, type(step).__name__.lower(), "int8", step.macs, getattr(step, "reason", ""))
+        for step in best.plan.steps
+    ]
+    notes = [f"{v.isa}: {len(v.plan.steps)} steps, arena of {v.arena.size} bytes" for v in variants]
+    notes += [f"output {'x'.join(str(int(size)) for size in node.meta['val'].shape)}" for node in program.outputs]
+    return LoweringReport("neon", tuple(rows), files, tuple(notes))

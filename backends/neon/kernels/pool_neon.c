@@ -1,0 +1,137 @@
+/* Pooling. A register is 16 bytes of neighbouring channels and pixels, whatever the block. */
+#if defined(__aarch64__)
+
+#include "requantize_neon.h"
+
+/* 255 * 128 < 2^15: that many int8 add up in 16 bits. */
+enum { FIT_16_BITS = 255, REGISTER = 16 };
+
+/* Bytes that follow each other: 16 of the output, from any number of windows. */
+typedef int8x16_t window_function(const tersor_pool *pool, const int8_t *x, const tersor_bounds *bounds);
+
+TERSOR_INLINE int8x16_t greatest(const tersor_pool *pool, const int8_t *x, const tersor_bounds *bounds)
+{
+    int8x16_t most = vld1q_s8(x + pool->tap_offsets[0]);
+    (void)bounds;
+    for (int32_t tap = 1; tap < pool->taps; tap++)
+        most = vmaxq_s8(most, vld1q_s8(x + pool->tap_offsets[tap]));
+    return most;
+}
+
+TERSOR_INLINE void widen(int32x4_t acc[4], int16x8_t low, int16x8_t high)
+{
+    acc[0] = vaddw_s16(acc[0], vget_low_s16(low));
+    acc[1] = vaddw_high_s16(acc[1], low);
+    acc[2] = vaddw_s16(acc[2], vget_low_s16(high));
+    acc[3] = vaddw_high_s16(acc[3], high);
+}
+
+TERSOR_INLINE int8x16_t narrow(const int32x4_t acc[4], float scale, tersor_bounds b, int magic)
+{
+    const float32x4_t m = vdupq_n_f32(scale);
+    int16x8_t v[4];
+    TERSOR_UNROLL
+    for (int j = 0; j < 4; j++)
+        v[j] = magic ? tersor_scaled(acc[j], m, -1, b, 1) : tersor_scaled(acc[j], m, -1, b, 0);
+    return tersor_bytes(tersor_clamped(vuzp1q_s16(v[0], v[1]), b), tersor_clamped(vuzp1q_s16(v[2], v[3]), b), b);
+}
+
+TERSOR_INLINE int8x16_t average(const tersor_pool *pool, const int8_t *x, const tersor_bounds *bounds)
+{
+    const int32x4_t bias = vdupq_n_s32(pool->bias);
+    int32x4_t acc[4] = {bias, bias, bias, bias};
+    for (int32_t first = 0; first < pool->taps; first += FIT_16_BITS) {
+        const int32_t end = pool->taps - first < FIT_16_BITS ? pool->taps : first + FIT_16_BITS;
+        int16x8_t low = vdupq_n_s16(0), high = low;
+        for (int32_t tap = first; tap < end; tap++) {
+            const int8x16_t v = vld1q_s8(x + pool->tap_offsets[tap]);
+            low = vaddw_s8(low, vget_low_s8(v));
+            high = vaddw_high_s8(high, v);
+        }
+        widen(acc, low, high);
+    }
+    return narrow(acc, pool->requantize.scale[0], *bounds, pool->requantize.magic);
+}
+
+/* `bytes` bytes that follow each other in both tensors. */
+TERSOR_INLINE void run_of(const tersor_pool *pool, const int8_t *x, int8_t *y, int32_t bytes, const tersor_bounds *bounds,
+                          window_function *window)
+{
+    for (; bytes >= REGISTER; bytes -= REGISTER, x += REGISTER, y += REGISTER)
+        vst1q_s8(y, window(pool, x, bounds));
+    if (bytes > 0) {
+        int8_t part[REGISTER];
+        vst1q_s8(part, window(pool, x, bounds));
+        memcpy(y, part, (size_t)bytes);
+    }
+}
+
+TERSOR_INLINE void run(const tersor_pool *pool, const int8_t *x, int8_t *y, tersor_range range, window_function *window)
+{
+    const tersor_bounds bounds = tersor_bounds_of(&pool->requantize);
+    const int32_t block = pool->block;
+    const int flat = pool->x_row == pool->width * block && pool->y_row == pool->x_row;
+    for (int32_t b = range.group_begin; b < range.group_end; b++)
+        for (int32_t pixel = range.pixel_begin, n; pixel < range.pixel_end; pixel += n) {
+            const int32_t row = pixel / pool->width, column = pixel % pool->width;
+            n = range.pixel_end - pixel;
+            if (!flat && n > pool->width - column)
+                n = pool->width - column;
+            run_of(pool, x + (ptrdiff_t)b * pool->x_block + (ptrdiff_t)row * pool->x_row + (ptrdiff_t)column * block,
+                   y + (ptrdiff_t)b * pool->y_block + (ptrdiff_t)row * pool->y_row + (ptrdiff_t)column * block, n * block,
+                   &bounds, window);
+        }
+}
+
+void tersor_max_pool_neon(const tersor_pool *pool, const int8_t *x, int8_t *y, tersor_range range)
+{
+    run(pool, x, y, range, greatest);
+}
+
+void tersor_average_pool_neon(const tersor_pool *pool, const int8_t *x, int8_t *y, tersor_range range)
+{
+    run(pool, x, y, range, average);
+}
+
+/* acc[16 bytes of a register] += a row, whose last pixels are taken with zeros behind them. */
+static void add_row(int32x4_t acc[4], const int8_t *x, int32_t bytes)
+{
+    while (bytes > 0) {
+        int16x8_t low = vdupq_n_s16(0), high = low;
+        int32_t some = bytes / REGISTER < FIT_16_BITS - 1 ? bytes / REGISTER : FIT_16_BITS - 1;
+        for (bytes -= some * REGISTER; some > 0; some--, x += REGISTER) {
+            low = vaddw_s8(low, vget_low_s8(vld1q_s8(x)));
+            high = vaddw_high_s8(high, vld1q_s8(x));
+        }
+        if (bytes > 0 && bytes < REGISTER) {
+            int8_t part[REGISTER] = {0};
+            memcpy(part, x, (size_t)bytes);
+            low = vaddw_s8(low, vget_low_s8(vld1q_s8(part)));
+            high = vaddw_high_s8(high, vld1q_s8(part));
+            bytes = 0;
+        }
+        widen(acc, low, high);
+    }
+}
+
+void tersor_global_pool_neon(const tersor_pool *pool, const int8_t *x, int8_t *y, tersor_range range)
+{
+    const tersor_bounds bounds = tersor_bounds_of(&pool->requantize);
+    const int32_t bytes = pool->width * pool->block, flat = pool->x_row == bytes;
+    const int32x4_t bias = vdupq_n_s32(pool->bias);
+    for (int32_t b = range.group_begin; b < range.group_end; b++) {
+        int32x4_t acc[4] = {vdupq_n_s32(0), vdupq_n_s32(0), vdupq_n_s32(0), vdupq_n_s32(0)};
+        const int8_t *const plane = x + (ptrdiff_t)b * pool->x_block;
+        for (int32_t row = 0; row < (flat ? 1 : pool->rows); row++)
+            add_row(acc, plane + (ptrdiff_t)row * pool->x_row, flat ? bytes * pool->rows : bytes);
+        /* Blocks of 8: registers 0 and 2 hold channels 0 to 3, registers 1 and 3 hold 4 to 7. */
+        const int32x4_t even = vaddq_s32(acc[0], acc[2]), odd = vaddq_s32(acc[1], acc[3]), all = vaddq_s32(even, odd);
+        const int32x4_t low = vaddq_s32(bias, pool->block == 8 ? even : all), high = vaddq_s32(bias, odd);
+        const int32x4_t sums[4] = {low, high, low, high};
+        int8_t out[REGISTER];
+        vst1q_s8(out, narrow(sums, pool->requantize.scale[0], bounds, pool->requantize.magic));
+        memcpy(y + (ptrdiff_t)b * pool->y_block, out, (size_t)pool->block);
+    }
+}
+
+#endif

@@ -1,0 +1,106 @@
+/* Layers between the kernels of tersor_kernels.h, in portable C, and how threads share any of them. */
+#ifndef TERSOR_LAYERS_H
+#define TERSOR_LAYERS_H
+
+#include "tersor_kernels.h"
+
+/* One thread's share of a layer; the shares of a layer are disjoint. */
+typedef struct {
+    int32_t part, parts;
+} tersor_share;
+
+typedef struct {
+    int32_t begin, end;
+} tersor_span;
+
+static inline tersor_span tersor_share_of(int32_t count, tersor_share share)
+{
+    const int64_t total = count;
+    return (tersor_span){(int32_t)(total * share.part / share.parts), (int32_t)(total * (share.part + 1) / share.parts)};
+}
+
+/* Of a convolution: some of its pixels where there are many, in whole tiles; else some of its groups of channels. */
+static inline tersor_range tersor_part_of(int32_t pixels, int32_t groups, tersor_share share)
+{
+    const int32_t tiles = (pixels + 15) / 16;
+    tersor_range range = {0, pixels, 0, groups};
+    if (tiles >= groups) {
+        const tersor_span span = tersor_share_of(tiles, share);
+        range.pixel_begin = span.begin * 16 < pixels ? span.begin * 16 : pixels;
+        range.pixel_end = span.end * 16 < pixels ? span.end * 16 : pixels;
+    } else {
+        const tersor_span span = tersor_share_of(groups, share);
+        range.group_begin = span.begin;
+        range.group_end = span.end;
+    }
+    return range;
+}
+
+/* runs: target, source and length in bytes, one after another. */
+void tersor_layer_copy(const int32_t *runs, int32_t count, const int8_t *x, int8_t *y, tersor_share share);
+
+/* Every stride-th pixel of a plane of rows x width pixels, for each phase wanted: y[block][phase][row][column][B], where
+ * phase (row % stride_y) * stride_x + column % stride_x has ceil(rows / stride_y) rows of ceil(width / stride_x) pixels. */
+typedef struct {
+    int32_t blocks, block, rows, width;
+    int32_t x_block, x_row;
+    int32_t stride_y, stride_x;
+    uint32_t wanted; /* bit p: phase p; the bytes of others are left as they are */
+} tersor_phases;
+
+void tersor_layer_phases(const tersor_phases *phases, const int8_t *x, int8_t *y, tersor_share share);
+
+/* Averages of windows that are cut at the plane's edge: acc = sum(x - zero_point) of what lies inside, requantized by
+ * scale[position], or by scale[0] where shared. */
+typedef struct {
+    int32_t blocks, block, rows, width; /* of the input */
+    int32_t x_block, x_row, y_block, y_row;
+    int32_t out_rows, out_width;
+    int32_t kernel_y, kernel_x, stride_y, stride_x, pad_y, pad_x;
+    int32_t zero_point, shared;
+    tersor_requantize requantize;
+} tersor_window;
+
+void tersor_layer_average(const tersor_window *window, const int8_t *x, int8_t *y, tersor_share share);
+
+/* Row-major. a[batch][m][k] x b[batch][k][n], acc = sum((a - za) * (b - zb)), requantized by scale[0]. */
+typedef struct {
+    int32_t batch, m, k, n, zero_a, zero_b;
+    tersor_requantize requantize;
+} tersor_product;
+
+void tersor_layer_matmul(const tersor_product *product, const int8_t *a, const int8_t *b, int8_t *y, tersor_share share);
+
+/* x[rows][length]; exponentials[256] with 20 fractional bits; numerator is round(2^46 / output scale). */
+typedef struct {
+    int32_t rows, length;
+    const int32_t *exponentials;
+    int64_t numerator;
+    int32_t zero_point, min, max;
+} tersor_softmax;
+
+void tersor_layer_softmax(const tersor_softmax *softmax, const int8_t *x, int8_t *y, tersor_share share);
+
+/* x[rows][length], normalized with 12 fractional bits, times weight plus bias (either may be null), requantized by
+ * scale[0]. center: less the mean, as layer norm; else RMS norm. */
+typedef struct {
+    int32_t rows, length, zero_point, center;
+    int64_t epsilon;
+    const int32_t *weight, *bias;
+    tersor_requantize requantize;
+} tersor_normalization;
+
+void tersor_layer_normalize(const tersor_normalization *normalization, const int8_t *x, int8_t *y, tersor_share share);
+
+/* x[rows][in], weights[out][in]; y = float(sum((x - zero_point) * weight) + bias) * scale[channel], or scale[0] where
+ * shared. */
+typedef struct {
+    int32_t rows, in, out, zero_point, shared;
+    const int8_t *weights;
+    const int32_t *bias;
+    const float *scale;
+} tersor_linear_float;
+
+void tersor_layer_linear_float(const tersor_linear_float *linear, const int8_t *x, float *y, tersor_share share);
+
+#endif

@@ -1,0 +1,441 @@
+"""What each operator of the integer stage becomes. A table: a line, and a short function, teaches the target a new one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import fx
+
+from tersor.ir import integer_norms as norms
+from tersor.ir import integer_operators as ops
+from tersor.ir.accumulators import accumulator_range
+from tersor.ir.macs import multiply_accumulates
+from tersor.ir.proofs import Requantization
+
+from .choice import Choice, choose
+from .layout import Affine, Border
+from .plan import Planner, explicit_padding, pair
+from .steps import (
+    Convolution,
+    CutAverage,
+    DequantizeOutput,
+    LinearOutput,
+    Lookup,
+    MatMul,
+    Normalize,
+    Phases,
+    Pool,
+    Product,
+    QuantizeInput,
+    Requantize,
+    Softmax,
+    Sum,
+    ToBlocks,
+    Walk,
+)
+from .views import Buffer
+
+aten = torch.ops.aten
+
+
+def _sizes(tensor: torch.Tensor) -> tuple[int, ...]:
+    return tuple(int(size) for size in tensor.shape)
+
+
+def _macs(node: fx.Node) -> int:
+    return multiply_accumulates(node, _sizes)
+
+
+def _integer(value: Any) -> int:
+    assert isinstance(value, int)
+    return value
+
+
+# -- edges -----------------------------------------------------------------------------------------------------------
+
+
+def _quantize(planner: Planner, node: fx.Node) -> None:
+    source, scale, zero_point, low, high = node.args
+    axis = 1 if len(planner.shape(node)) > 2 and _is_image(node) else None
+    index = planner.program.placeholders.index(source)  # type: ignore[arg-type]  # support.py: an input
+    step = float(planner.constant(scale))  # type: ignore[arg-type]  # support.py: a constant
+    grid = _integer(zero_point), _integer(low), _integer(high)
+    plain = planner.allocate(f"{node.name}_plain", planner.shape(node), None)
+    planner.steps.append(QuantizeInput(node.name, (), Walk.whole(plain), index, step, *grid))
+    planner.values[node] = plain.view()
+    if axis is not None:
+        buffer = planner.result(node, axis)
+        planner.steps.append(ToBlocks(node.name, (Walk.whole(plain),), Walk.whole(buffer)))
+
+
+def _is_image(node: fx.Node) -> bool:
+    """Whether the first to read a value walks it by channels along axis 1."""
+    return any(user.target in _BY_CHANNEL or explicit_padding(user) is not None for user in node.users)
+
+
+def _dequantize(planner: Planner, node: fx.Node) -> None:
+    q, scale, zero_point, _ = node.args
+    assert isinstance(q, fx.Node)
+    outputs = [index for index, output in enumerate(planner.program.outputs) if output is node]
+    for index in outputs:
+        if q.target is ops.INT_LINEAR:
+            _linear_output(planner, node, q, index)
+            continue
+        source = planner.read(q, None)
+        step = float(planner.constant(scale))  # type: ignore[arg-type]  # support.py: a constant
+        planner.steps.append(DequantizeOutput(node.name, (source,), None, int(np.prod(planner.shape(node), dtype=np.int64)), index, step, _integer(zero_point)))
+
+
+def _linear_output(planner: Planner, node: fx.Node, acc: fx.Node, index: int) -> None:
+    x, weight, bias, zero_point = acc.args
+    source, filters = planner.read(x, None), planner.constant(weight)  # type: ignore[arg-type]
+    assert filters is not None
+    rows = int(np.prod(planner.shape(acc)[:-1], dtype=np.int64))
+    scale = np.atleast_1d(planner.constant(node.args[1])).astype(np.float32)  # type: ignore[arg-type]
+    values = _bias(planner, bias, len(filters))
+    planner.steps.append(
+        LinearOutput(
+            acc.name, (source,), None, index, filters, values, _integer(zero_point), rows, scale, macs=_macs(acc)
+        )
+    )
+
+
+def _bias(planner: Planner, bias: Any, channels: int) -> np.ndarray[Any, Any]:
+    values = planner.constant(bias)
+    return np.zeros(channels, np.int32) if values is None else values
+
+
+# -- accumulators onto a grid ----------------------------------------------------------------------------------------
+
+
+def _requantize(planner: Planner, node: fx.Node) -> None:
+    acc = node.args[0]
+    assert isinstance(acc, fx.Node)
+    _ACCUMULATORS[acc.target](planner, acc, node)
+
+
+def _grid(planner: Planner, node: fx.Node, acc: fx.Node, channels: int | None) -> Requantize:
+    """What a requantize node does, with the proof that the fast form is the same."""
+    multiplier, zero_point, low, high = planner.program.constant(node.args[1]), *node.args[2:]
+    assert multiplier is not None
+    given = multiplier.detach().reshape(-1)
+    reach = accumulator_range(planner.program, acc)
+    assert reach is not None
+    wide = given if channels is None else given.expand(channels)
+    lowest, highest = (reach.low, reach.high) if reach.low.shape == wide.shape else (reach.low.min(), reach.high.max())
+    grid = _integer(zero_point), _integer(low), _integer(high)
+    case = Requantization(wide, *grid, lowest.expand(wide.shape), highest.expand(wide.shape))
+    magic = bool(case.allows_magic().all())
+    return Requantize(wide.numpy().astype(np.float32), case.zero_point, case.quant_min, case.quant_max, magic)
+
+
+def _convolution(planner: Planner, acc: fx.Node, node: fx.Node) -> None:
+    x, weight, bias, zero_point, stride, padding, dilation, groups = acc.args
+    assert isinstance(x, fx.Node)
+    filters = planner.constant(weight)
+    assert filters is not None
+    filters = filters[:, :, None, :] if filters.ndim == 3 else filters
+    strides, pads, steps = pair(stride, 1), pair(padding, 0), pair(dilation, 1)
+    zero, border = _integer(zero_point), Border(pads[0], pads[1], pads[0], pads[1])
+    if (explicit := explicit_padding(x)) is not None:
+        x, border = x.args[0], explicit.around(border)
+        assert isinstance(x, fx.Node)
+    source = planner.read(x, 1, border, zero)
+    buffer = planner.result(node, 1)
+    grid, values = _grid(planner, node, acc, len(filters)), _bias(planner, bias, len(filters))
+    walk = _moved_back(source, border, planner.block)
+    depthwise = groups == len(filters) == planner.shape(x)[1] and groups != 1
+    filters = filters if depthwise else _ungrouped(filters, _integer(groups))
+    if strides != (1, 1):
+        walk = _phases(planner, node, walk, x, border, strides, filters.shape[2:], steps)
+    taps = _taps(walk, filters.shape[2:], steps, strides, planner.block)
+    kernel = Choice("depthwise", "one filter a channel") if depthwise else choose(planner.isa, filters)
+    layout = buffer.layout
+    planner.steps.append(
+        Convolution(
+            node.name, (walk,), Walk.whole(buffer), filters, values, zero, taps, layout.rows, layout.width, grid,
+            kernel.name, kernel.reason, macs=_macs(acc),
+        )
+    )  # fmt: skip
+
+
+def _moved_back(walk: Walk, border: Border, block: int) -> Walk:
+    """The walk from the first pixel of the first window, which lies in the border."""
+    affine = walk.affine
+    first = affine.first - border.top * affine.row_bytes - border.left * block
+    return Walk(walk.buffer, Affine(first, affine.block_bytes, affine.row_bytes))
+
+
+def _ungrouped(weight: np.ndarray[Any, Any], groups: int) -> np.ndarray[Any, Any]:
+    """A grouped convolution as one with zeros between the groups, which a sparse kernel skips."""
+    if groups == 1:
+        return weight
+    outputs, inputs = len(weight) // groups, weight.shape[1]
+    full = np.zeros((len(weight), inputs * groups, *weight.shape[2:]), weight.dtype)
+    for group in range(groups):
+        rows = slice(group * outputs, (group + 1) * outputs)
+        full[rows, group * inputs : (group + 1) * inputs] = weight[rows]
+    return full
+
+
+def _phases(
+    planner: Planner,
+    node: fx.Node,
+    walk: Walk,
+    x: fx.Node,
+    border: Border,
+    strides: tuple[int, int],
+    kernel: tuple[int, ...],
+    dilation: tuple[int, int],
+) -> Walk:
+    """A strided input divided into phases, of which only those that a tap reads are written."""
+    shape = planner.shape(x)
+    rows = (shape[2] if len(shape) == 4 else 1) + border.top + border.bottom
+    width = shape[-1] + border.left + border.right
+    plane = -(-rows // strides[0]), -(-width // strides[1])
+    count = strides[0] * strides[1]
+    wanted = {
+        (i * dilation[0] % strides[0]) * strides[1] + j * dilation[1] % strides[1]
+        for i in range(kernel[0])
+        for j in range(kernel[1])
+    }
+    buffer = planner.allocate(f"{node.name}_phases", (1, shape[1], count * plane[0], plane[1]), 1)
+    target = Walk.whole(buffer)
+    blocks = -(-shape[1] // planner.block)
+    planner.steps.append(Phases(node.name, (walk,), target, strides, (rows, width), blocks, tuple(sorted(wanted))))
+    return target
+
+
+def _taps(
+    walk: Walk, kernel: tuple[int, ...], dilation: tuple[int, int], strides: tuple[int, int], block: int
+) -> np.ndarray[Any, Any]:
+    """The byte offset of each tap from the first pixel of a window."""
+    y, x = (np.arange(size, dtype=np.int64) * step for size, step in zip(kernel, dilation, strict=True))
+    phase = (y % strides[0])[:, None] * strides[1] + x % strides[1]
+    count = strides[0] * strides[1]
+    plane_bytes = walk.affine.block_bytes // count if count > 1 else 0
+    offsets = phase * plane_bytes + (y // strides[0])[:, None] * walk.affine.row_bytes + x // strides[1] * block
+    return offsets.reshape(-1).astype(np.int32)
+
+
+def _linear(planner: Planner, acc: fx.Node, node: fx.Node) -> None:
+    x, weight, bias, zero_point = acc.args
+    assert isinstance(x, fx.Node)
+    filters = planner.constant(weight)
+    assert filters is not None
+    axis = len(planner.shape(x)) - 1
+    source = planner.read(x, axis)
+    buffer = planner.result(node, axis)
+    grid = _grid(planner, node, acc, len(filters))
+    kernel = choose(planner.isa, filters[:, :, None, None])
+    layout = buffer.layout
+    planner.steps.append(
+        Convolution(
+            node.name, (source,), Walk.whole(buffer), filters[:, :, None, None], _bias(planner, bias, len(filters)),
+            _integer(zero_point), np.zeros(1, np.int32), layout.rows, layout.width, grid, kernel.name, kernel.reason,
+            macs=_macs(acc),
+        )
+    )  # fmt: skip
+
+
+def _plane(planner: Planner, x: Any) -> tuple[int, int]:
+    shape = planner.shape(x)
+    return (shape[2] if len(shape) == 4 else 1), shape[-1]
+
+
+def _window(planner: Planner, acc: fx.Node, node: fx.Node) -> None:
+    x, zero_point, kernel, stride, padding, _ = acc.args
+    assert isinstance(x, fx.Node)
+    window, strides, pads = pair(kernel, 1), pair(stride, 1), pair(padding, 0)
+    grid, zero = _grid(planner, node, acc, None), _integer(zero_point)
+    if grid.multiplier.size > 1:
+        source, buffer = planner.read(x, 1), planner.result(node, 1)
+        plane = _plane(planner, x)
+        planner.steps.append(
+            CutAverage(node.name, (source,), Walk.whole(buffer), plane, window, strides, pads, zero, grid)
+        )
+        return
+    _pool(planner, node, x, (window, strides, pads, (1, 1)), zero, "average", zero, grid)
+
+
+def _pool(
+    planner: Planner,
+    node: fx.Node,
+    x: fx.Node,
+    geometry: tuple[tuple[int, int], ...],
+    border_value: int,
+    kind: str,
+    zero_point: int,
+    grid: Requantize | None,
+) -> None:
+    """Windows that may reach over the plane's edge, into a border that holds what changes nothing."""
+    window, strides, pads, dilation = geometry
+    out, (rows, width) = _plane(planner, node), _plane(planner, x)
+    below, right = (
+        max((count - 1) * stride + (size - 1) * step + 1 - length - pad, 0)
+        for count, stride, size, step, length, pad in zip(
+            out, strides, window, dilation, (rows, width), pads, strict=True
+        )
+    )
+    border = Border(pads[0], pads[1], below, right)
+    walk = _moved_back(planner.read(x, 1, border, border_value), border, planner.block)
+    buffer = planner.result(node, 1)
+    if strides != (1, 1):
+        walk = _phases(planner, node, walk, x, border, strides, window, dilation)
+    taps = _taps(walk, window, dilation, strides, planner.block)
+    count = window[0] * window[1]
+    planner.steps.append(
+        Pool(node.name, (walk,), Walk.whole(buffer), kind, taps, out[0], out[1], count, zero_point, grid)
+    )
+
+
+def _reduction(planner: Planner, acc: fx.Node, node: fx.Node) -> None:
+    """A sum over dimensions, as a window over all of them: they are moved last, the others are its channels."""
+    x, dims, _, zero_point = acc.args
+    assert isinstance(x, fx.Node)
+    shape = planner.shape(x)
+    reduced = sorted(int(dim) % len(shape) for dim in dims)  # type: ignore[union-attr, arg-type]
+    kept = [axis for axis in range(len(shape)) if axis not in reduced]
+    elements = planner.value(x)
+    if len(shape) == 4 and reduced == [2, 3] and shape[0] == 1:
+        source, window = planner.read(x, 1), (shape[2], shape[3])
+        planes: tuple[int, ...] = (1, shape[1], 1, 1)
+    else:
+        count = int(np.prod([shape[axis] for axis in reduced], dtype=np.int64))
+        rows = np.transpose(elements, [*kept, *reduced]).reshape(1, -1, 1, count)
+        source, window = planner.read(rows, 1), (1, count)
+        planes = (1, rows.shape[1], 1, 1)
+    buffer = planner.allocate(node.name, planes, 1)
+    planner.values[node] = buffer.view().reshape(planner.shape(node))
+    grid = _grid(planner, node, acc, None)
+    planner.steps.append(
+        Pool(
+            node.name, (source,), Walk.whole(buffer), "global", np.zeros(1, np.int32), window[0], window[1],
+            window[0] * window[1], _integer(zero_point), grid,
+        )
+    )  # fmt: skip
+
+
+def _product(planner: Planner, acc: fx.Node, node: fx.Node) -> None:
+    a, b, zero_a, zero_b = acc.args
+    reads, buffer = _aligned(planner, node, (a, b))
+    grid = _grid(planner, node, acc, None)
+    zeros = _integer(zero_a), _integer(zero_b)
+    planner.steps.append(Product(node.name, reads, Walk.whole(buffer), zeros, grid, macs=_macs(acc)))
+
+
+def _matmul(planner: Planner, acc: fx.Node, node: fx.Node) -> None:
+    a, b, zero_a, zero_b = acc.args
+    shape = planner.shape(acc)
+    left, right = planner.value(a), planner.value(b)  # type: ignore[arg-type]
+    batch, (m, n), k = shape[:-2], shape[-2:], left.shape[-1]
+    reads = (
+        planner.read(np.broadcast_to(left, (*batch, m, k)), None),
+        planner.read(np.broadcast_to(right, (*batch, k, n)), None),
+    )
+    buffer = planner.result(node, None)
+    sizes = int(np.prod(batch, dtype=np.int64)), m, k, n
+    zeros, grid = (_integer(zero_a), _integer(zero_b)), _grid(planner, node, acc, None)
+    planner.steps.append(MatMul(node.name, reads, Walk.whole(buffer), sizes, zeros, grid, macs=_macs(acc)))
+
+
+def _normalize(planner: Planner, acc: fx.Node, node: fx.Node) -> None:
+    x, weight, bias, zero_point, rank, epsilon, center = acc.args
+    shape = planner.shape(acc)
+    length = int(np.prod(shape[len(shape) - _integer(rank) :], dtype=np.int64))
+    source, buffer = planner.read(x, None), planner.result(node, None)  # type: ignore[arg-type]
+    scale, offset = planner.constant(weight), planner.constant(bias)
+    rows = int(np.prod(shape, dtype=np.int64)) // length
+    planner.steps.append(
+        Normalize(
+            node.name, (source,), Walk.whole(buffer), rows, length, scale, offset, _integer(zero_point),
+            _integer(epsilon), bool(center), _grid(planner, node, acc, None),
+        )
+    )  # fmt: skip
+
+
+# -- int8 to int8 ----------------------------------------------------------------------------------------------------
+
+
+def _aligned(planner: Planner, node: fx.Node, sources: tuple[Any, ...]) -> tuple[tuple[Walk, ...], Buffer]:
+    """Inputs and the result of an element-wise operator, laid out alike."""
+    shape = planner.shape(node)
+    elements = [np.broadcast_to(planner.value(source), shape) for source in sources]
+    axis = _axis_of(planner, elements[0])
+    reads = tuple(planner.read(np.ascontiguousarray(part), axis) for part in elements)
+    return reads, planner.result(node, axis)
+
+
+def _axis_of(planner: Planner, elements: np.ndarray[Any, Any]) -> int | None:
+    """The channel axis along which a value already lies; row-major where it lies along none."""
+    for axis in (1, elements.ndim - 1):
+        if elements.ndim > 1 and planner.in_place(elements, axis) is not None:
+            return axis
+    return None
+
+
+def _add(planner: Planner, node: fx.Node) -> None:
+    a, b, scale_a, zero_a, scale_b, zero_b, scale, zero_point, low, high = node.args
+    reads, buffer = _aligned(planner, node, (a, b))
+    scales = float(scale_a), float(scale_b), float(scale)  # type: ignore[arg-type]
+    zeros = _integer(zero_a), _integer(zero_b), _integer(zero_point)
+    planner.steps.append(Sum(node.name, reads, Walk.whole(buffer), scales, zeros, _integer(low), _integer(high)))
+
+
+def _lookup(planner: Planner, node: fx.Node) -> None:
+    table = planner.constant(node.args[1])
+    assert table is not None
+    reads, buffer = _aligned(planner, node, (node.args[0],))
+    planner.steps.append(Lookup(node.name, reads, Walk.whole(buffer), table))
+
+
+def _max_pool(planner: Planner, node: fx.Node) -> None:
+    x, kernel, stride, padding, dilation, _ = node.args
+    assert isinstance(x, fx.Node)
+    geometry = pair(kernel, 1), pair(stride, 1), pair(padding, 0), pair(dilation, 1)
+    _pool(planner, node, x, geometry, -128, "max", 0, None)
+
+
+def _softmax(planner: Planner, node: fx.Node) -> None:
+    x, exponentials, dim, numerator, zero_point, low, high = node.args
+    assert isinstance(x, fx.Node)
+    shape = planner.shape(node)
+    axis = _integer(dim) % len(shape)
+    elements = np.moveaxis(planner.value(x), axis, -1)
+    source = planner.read(np.ascontiguousarray(elements), None)
+    buffer = planner.allocate(node.name, elements.shape, None)
+    planner.values[node] = np.moveaxis(buffer.view(), -1, axis)
+    table = planner.constant(exponentials)
+    assert table is not None
+    rows = elements.size // shape[axis]
+    grid = _integer(numerator), _integer(zero_point), _integer(low), _integer(high)
+    planner.steps.append(Softmax(node.name, (source,), Walk.whole(buffer), rows, shape[axis], table, *grid))
+
+
+_ACCUMULATORS = {
+    ops.INT_CONV: _convolution,
+    ops.INT_LINEAR: _linear,
+    ops.INT_MATMUL: _matmul,
+    ops.INT_MUL: _product,
+    ops.INT_SUM: _reduction,
+    ops.INT_SUM_POOL: _window,
+    norms.INT_NORMALIZE: _normalize,
+}
+
+_BY_CHANNEL = frozenset({ops.INT_CONV, ops.INT_MAX_POOL, ops.INT_SUM_POOL, ops.INT_SUM, ops.INT_ADD, ops.INT_LOOKUP})
+"""Operators that walk images by channels."""
+
+RULES = {
+    ops.QUANTIZE: _quantize,
+    ops.DEQUANTIZE: _dequantize,
+    ops.REQUANTIZE: _requantize,
+    ops.INT_ADD: _add,
+    ops.INT_LOOKUP: _lookup,
+    ops.INT_MAX_POOL: _max_pool,
+    norms.INT_SOFTMAX: _softmax,
+}
+"""By operator. Accumulators are planned with what reads them; movements are followed, not planned."""
+
+ACCUMULATORS = frozenset(_ACCUMULATORS)

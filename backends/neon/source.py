@@ -1,0 +1,351 @@
+"""C for each step. One short function of the file for each kind; a table says which."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .blob import Blob
+from .layout import Affine
+from .memory import Arena
+from .pack import DENSE, GROUP, MAGIC_BITS, SPARSE, fold_bias, pack_dense, pack_sparse, pad_channels
+from .steps import (
+    Convolution,
+    Copy,
+    CutAverage,
+    DequantizeOutput,
+    Fill,
+    FromBlocks,
+    LinearOutput,
+    Lookup,
+    MatMul,
+    Normalize,
+    Phases,
+    Pool,
+    Product,
+    QuantizeInput,
+    Requantize,
+    Softmax,
+    Step,
+    Sum,
+    ToBlocks,
+    Walk,
+)
+
+
+@dataclass(frozen=True)
+class Context:
+    """What steps are written with: the instruction set, its blocks, the constants so far, and where buffers lie."""
+
+    isa: str
+    block: int
+    blob: Blob
+    arena: Arena
+
+    def at(self, walk: Walk, *, inside: bool = True) -> str:
+        """The address of a buffer's first value; of its first byte where not `inside`."""
+        first = walk.affine.first if inside else 0
+        if walk.buffer.data is not None:
+            stored = np.zeros(walk.buffer.layout.size, np.int8)
+            stored[walk.buffer.offsets.reshape(-1)] = walk.buffer.data.reshape(-1)
+            return f"weights + {self.blob.add(stored) + first}"
+        return f"arena + {self.arena.offset(walk.buffer) + first}"
+
+    def constant(self, values: np.ndarray[Any, Any]) -> str:
+        """The address of a constant, with its type."""
+        kind = {"int8": "int8_t", "int32": "int32_t", "float32": "float"}[values.dtype.name]
+        return f"(const {kind} *)(const void *)(weights + {self.blob.add(values)})"
+
+    def requantize(self, grid: Requantize, multiplier: np.ndarray[Any, Any] | None = None) -> str:
+        """The initializer of a tersor_requantize."""
+        scale = self.constant(grid.multiplier if multiplier is None else multiplier)
+        return f"{{{scale}, {grid.zero_point}, {grid.quant_min}, {grid.quant_max}, {int(grid.magic)}}}"
+
+
+def number(value: float) -> str:
+    """A float32 in C that reads back as the same."""
+    return f"{float(np.float32(value)).hex()}f"
+
+
+def _struct(kind: str, name: str, fields: dict[str, Any]) -> str:
+    listed = "".join(f"\n        .{key} = {value}," for key, value in fields.items())
+    return f"    const {kind} {name} = {{{listed}\n    }};"
+
+
+def _written(step: Step) -> Walk:
+    assert step.writes is not None
+    return step.writes
+
+
+def _planes(y: Walk, reads: Sequence[Walk] = (), size: tuple[int, int, int] | None = None) -> str:
+    """The initializer of a tersor_planes: blocks, rows and bytes of each row, and the strides of up to three tensors."""
+    layout = y.buffer.layout
+    blocks, rows, count = size or (layout.blocks, layout.rows, layout.width * layout.block)
+    walks = [*reads[:2], *[y] * (2 - len(reads[:2])), y]
+    strides = ", ".join(f"{walk.affine.block_bytes}, {walk.affine.row_bytes}" for walk in walks)
+    return f"{{{blocks}, {rows}, {count}, {strides}}}"
+
+
+def _grid(scale: float, zero_point: int) -> str:
+    return f"(tersor_grid){{{number(scale)}, {zero_point}}}"
+
+
+def _rows(count: int) -> str:
+    return f"    const tersor_span rows = tersor_share_of({count}, share);"
+
+
+def _fill(c: Context, s: Fill) -> list[str]:
+    walk = _written(s)
+    layout, border = walk.buffer.layout, walk.buffer.layout.border
+    start = c.at(walk, inside=False)
+    if not s.border_only:
+        return [_once(f"memset({start}, {s.value}, {layout.blocks * layout.block_bytes});")]
+    planes = f"    const tersor_planes planes = {_planes(walk)};"
+    sides = f"(tersor_border){{{border.top}, {border.bottom}, {border.left}, {border.right}}}"
+    return [planes, _once(f"tersor_fill_border(&planes, {sides}, {layout.block}, {s.value}, {start});")]
+
+
+def _quantize(c: Context, s: QuantizeInput) -> list[str]:
+    walk = _written(s)
+    call = f"inputs[{s.index}] + span.begin, {c.at(walk)} + span.begin, span.end - span.begin"
+    return [
+        f"    const tersor_span span = tersor_share_of({walk.buffer.count}, share);",
+        f"    LAYER(tersor_quantize)({call}, {_grid(s.scale, s.zero_point)}, {s.quant_min}, {s.quant_max});",
+    ]
+
+
+def _dequantize(c: Context, s: DequantizeOutput) -> list[str]:
+    call = f"{c.at(s.reads[0])} + span.begin, outputs[{s.index}] + span.begin, span.end - span.begin"
+    return [
+        f"    const tersor_span span = tersor_share_of({s.count}, share);",
+        f"    LAYER(tersor_dequantize)({call}, {_grid(s.scale, s.zero_point)});",
+    ]
+
+
+def _to_blocks(c: Context, s: ToBlocks) -> list[str]:
+    x, y = s.reads[0], _written(s)
+    layout = y.buffer.layout
+    plain = Walk(x.buffer, Affine(x.affine.first, layout.rows * layout.width, layout.width))
+    planes = _planes(y, (plain,), (layout.blocks, layout.rows, layout.width))
+    call = f"tersor_to_blocks(&planes, {c.block}, {layout.channels}, 0, {c.at(x)}, {c.at(y)});"
+    return [f"    const tersor_planes planes = {planes};", _once(call)]
+
+
+def _from_blocks(c: Context, s: FromBlocks) -> list[str]:
+    x, y = s.reads[0], _written(s)
+    plain = Walk(y.buffer, Affine(y.affine.first, s.rows * s.width, s.width))
+    planes = _planes(plain, (x,), (-(-s.channels // c.block), s.rows, s.width))
+    call = f"tersor_from_blocks(&planes, {c.block}, {s.channels}, {c.at(x)}, {c.at(y)});"
+    return [f"    const tersor_planes planes = {planes};", _once(call)]
+
+
+def _once(call: str) -> str:
+    return f"    if (share.part == 0)\n        {call}"
+
+
+def _copy(c: Context, s: Copy) -> list[str]:
+    lines = []
+    target = _written(s)
+    for walk, runs in zip(s.reads, s.runs, strict=True):
+        table = np.array([(run.target, run.source, run.length) for run in runs], np.int32)
+        source, into = c.at(walk, inside=False), c.at(target, inside=False)
+        lines.append(f"    tersor_layer_copy({c.constant(table)}, {len(runs)}, {source}, {into}, share);")
+    return lines
+
+
+def _phases(c: Context, s: Phases) -> list[str]:
+    walk = s.reads[0]
+    fields = {
+        "blocks": s.blocks, "block": c.block, "rows": s.plane[0], "width": s.plane[1],
+        "x_block": walk.affine.block_bytes, "x_row": walk.affine.row_bytes,
+        "stride_y": s.stride[0], "stride_x": s.stride[1], "wanted": f"{sum(1 << phase for phase in s.wanted)}u",
+    }  # fmt: skip
+    call = f"    tersor_layer_phases(&phases, {c.at(walk)}, {c.at(_written(s))}, share);"
+    return [_struct("tersor_phases", "phases", fields), call]
+
+
+def _convolution(c: Context, s: Convolution) -> list[str]:
+    x, y, weight = s.reads[0], _written(s), s.weight
+    assert s.requantize is not None
+    sparse, block = None, c.block
+    if s.kernel == "depthwise":
+        packed = _pack_depthwise(weight, block)
+    elif s.kernel == "dense":
+        packed = pack_dense(weight, DENSE[f"dense_{c.isa}"])
+    else:
+        sparse = pack_sparse(weight, SPARSE[s.kernel], s.taps, x.affine.block_bytes)
+        packed = sparse.stream
+    bias = fold_bias(s.bias, weight, s.input_zero_point, magic=s.requantize.magic)
+    scale = pad_channels(s.requantize.multiplier)
+    fields = {
+        "channels": len(weight),
+        "rows": s.rows,
+        "width": s.width,
+        "blocks": -(-weight.shape[1] // block),
+        "taps": len(s.taps),
+        "x_block": x.affine.block_bytes,
+        "x_row": x.affine.row_bytes,
+        "y_block": y.affine.block_bytes,
+        "y_row": y.affine.row_bytes,
+        "tap_offsets": c.constant(s.taps),
+        "weights": c.constant(packed),
+    }
+    if sparse is not None:
+        fields["group_starts"] = c.constant(sparse.group_starts)
+        fields["block_counts"] = c.constant(sparse.block_counts)
+    fields["bias"] = c.constant(bias)
+    fields["requantize"] = c.requantize(s.requantize, scale)  # type: ignore[arg-type]
+    groups = y.buffer.layout.blocks if s.kernel == "depthwise" else -(-len(weight) // GROUP)
+    part = f"tersor_part_of({s.rows * s.width}, {groups}, share)"
+    call = f"    KERNEL({s.kernel})(&conv, {c.at(x)}, {c.at(y)}, {part});"
+    return [f"    /* {s.reason} */", _struct("tersor_conv", "conv", fields), call]
+
+
+def _pack_depthwise(weight: np.ndarray[Any, Any], block: int) -> np.ndarray[Any, Any]:
+    """int8[channels, 1, kh, kw] -> [block][tap][B]."""
+    channels, taps = len(weight), weight[0].size
+    whole = np.zeros((-(-channels // block) * block, taps), np.int8)
+    whole[:channels] = weight.reshape(channels, taps)
+    return np.ascontiguousarray(whole.reshape(-1, block, taps).transpose(0, 2, 1))
+
+
+def _binary(c: Context, s: Sum | Product, name: str, fields: dict[str, Any]) -> list[str]:
+    y = _written(s)
+    layout = y.buffer.layout
+    fields = {"planes": _planes(y, s.reads), **fields}
+    a, b = (c.at(walk) for walk in s.reads)
+    call = f"    LAYER({name})(&binary, {a}, {b}, {c.at(y)}, rows.begin, rows.end);"
+    return [_struct("tersor_binary", "binary", fields), _rows(layout.blocks * layout.rows), call]
+
+
+def _sum(c: Context, s: Sum) -> list[str]:
+    grids = zip("aby", s.scales, s.zero_points, strict=True)
+    fields = {name: f"{{{number(scale)}, {zero_point}}}" for name, scale, zero_point in grids}
+    return _binary(c, s, "tersor_add", {**fields, "min": s.quant_min, "max": s.quant_max})
+
+
+def _product(c: Context, s: Product) -> list[str]:
+    assert s.requantize is not None
+    grid, (za, zb) = s.requantize, s.zero_points
+    fields = {
+        "a": f"{{1.0f, {za}}}", "b": f"{{1.0f, {zb}}}", "y": f"{{1.0f, {grid.zero_point}}}",
+        "multiplier": number(float(grid.multiplier[0])), "min": grid.quant_min, "max": grid.quant_max,
+    }  # fmt: skip
+    return _binary(c, s, "tersor_mul", fields)
+
+
+def _lookup(c: Context, s: Lookup) -> list[str]:
+    x, y = s.reads[0], _written(s)
+    layout = y.buffer.layout
+    table = c.constant(np.concatenate([s.table[128:], s.table[:128]]))
+    planes = f"    const tersor_planes planes = {_planes(y, (x,))};"
+    call = f"    LAYER(tersor_lookup)(&planes, {table}, {c.at(x)}, {c.at(y)}, rows.begin, rows.end);"
+    return [planes, _rows(layout.blocks * layout.rows), call]
+
+
+def _pool(c: Context, s: Pool) -> list[str]:
+    x, y = s.reads[0], _written(s)
+    blocks = y.buffer.layout.blocks
+    fields = {
+        "block": c.block, "rows": s.rows, "width": s.width, "taps": len(s.taps),
+        "x_block": x.affine.block_bytes, "x_row": x.affine.row_bytes,
+        "y_block": y.affine.block_bytes, "y_row": y.affine.row_bytes, "tap_offsets": c.constant(s.taps),
+    }  # fmt: skip
+    if s.requantize is not None:
+        fields["bias"] = -s.count * s.input_zero_point + (MAGIC_BITS if s.requantize.magic else 0)
+        fields["requantize"] = c.requantize(s.requantize)
+    pixels = 1 if s.kind == "global" else s.rows * s.width
+    call = f"    LAYER(tersor_{s.kind}_pool)(&pool, {c.at(x)}, {c.at(y)}, tersor_part_of({pixels}, {blocks}, share));"
+    return [_struct("tersor_pool", "pool", fields), call]
+
+
+def _cut_average(c: Context, s: CutAverage) -> list[str]:
+    assert s.requantize is not None
+    x, y = s.reads[0], _written(s)
+    layout = y.buffer.layout
+    fields = {
+        "blocks": layout.blocks, "block": c.block, "rows": s.plane[0], "width": s.plane[1],
+        "x_block": x.affine.block_bytes, "x_row": x.affine.row_bytes,
+        "y_block": y.affine.block_bytes, "y_row": y.affine.row_bytes,
+        "out_rows": layout.rows, "out_width": layout.width,
+        "kernel_y": s.kernel[0], "kernel_x": s.kernel[1], "stride_y": s.stride[0], "stride_x": s.stride[1],
+        "pad_y": s.padding[0], "pad_x": s.padding[1], "zero_point": s.input_zero_point, "shared": 0,
+        "requantize": c.requantize(s.requantize),
+    }  # fmt: skip
+    return [_struct("tersor_window", "window", fields), f"    tersor_layer_average(&window, {c.at(x)}, {c.at(y)}, share);"]
+
+
+def _matmul(c: Context, s: MatMul) -> list[str]:
+    assert s.requantize is not None
+    batch, m, k, n = s.sizes
+    fields = {
+        "batch": batch, "m": m, "k": k, "n": n, "zero_a": s.zero_points[0], "zero_b": s.zero_points[1],
+        "requantize": c.requantize(s.requantize),
+    }  # fmt: skip
+    a, b, y = (c.at(walk) for walk in (*s.reads, _written(s)))
+    return [_struct("tersor_product", "product", fields), f"    tersor_layer_matmul(&product, {a}, {b}, {y}, share);"]
+
+
+def _softmax(c: Context, s: Softmax) -> list[str]:
+    fields = {
+        "rows": s.rows, "length": s.length, "exponentials": c.constant(s.exponentials),
+        "numerator": f"INT64_C({s.numerator})", "zero_point": s.zero_point, "min": s.quant_min, "max": s.quant_max,
+    }  # fmt: skip
+    x, y = c.at(s.reads[0]), c.at(_written(s))
+    return [_struct("tersor_softmax", "softmax", fields), f"    tersor_layer_softmax(&softmax, {x}, {y}, share);"]
+
+
+def _normalize(c: Context, s: Normalize) -> list[str]:
+    assert s.requantize is not None
+    fields = {
+        "rows": s.rows, "length": s.length, "zero_point": s.input_zero_point, "center": int(s.center),
+        "epsilon": f"INT64_C({s.epsilon})",
+        "weight": "0" if s.weight is None else c.constant(s.weight.reshape(-1)),
+        "bias": "0" if s.bias is None else c.constant(s.bias.reshape(-1)),
+        "requantize": c.requantize(s.requantize),
+    }  # fmt: skip
+    x, y = c.at(s.reads[0]), c.at(_written(s))
+    return [
+        _struct("tersor_normalization", "norm", fields),
+        f"    tersor_layer_normalize(&norm, {x}, {y}, share);",
+    ]
+
+
+def _linear_output(c: Context, s: LinearOutput) -> list[str]:
+    out, width = s.weight.shape
+    fields = {
+        "rows": s.rows, "in": width, "out": out, "zero_point": s.input_zero_point,
+        "shared": int(s.scale.size == 1), "weights": c.constant(s.weight),
+        "bias": c.constant(s.bias.astype(np.int32)), "scale": c.constant(s.scale),
+    }  # fmt: skip
+    call = f"    tersor_layer_linear_float(&linear, {c.at(s.reads[0])}, outputs[{s.index}], share);"
+    return [_struct("tersor_linear_float", "linear", fields), call]
+
+
+_WRITERS: dict[type[Step], Callable[[Context, Any], list[str]]] = {
+    Fill: _fill,
+    QuantizeInput: _quantize,
+    DequantizeOutput: _dequantize,
+    ToBlocks: _to_blocks,
+    FromBlocks: _from_blocks,
+    Copy: _copy,
+    Phases: _phases,
+    Convolution: _convolution,
+    Sum: _sum,
+    Product: _product,
+    Lookup: _lookup,
+    Pool: _pool,
+    CutAverage: _cut_average,
+    MatMul: _matmul,
+    Softmax: _softmax,
+    Normalize: _normalize,
+    LinearOutput: _linear_output,
+}
+
+
+def body(context: Context, step: Step) -> list[str]:
+    """The lines of one step's function."""
+    return _WRITERS[type(step)](context, step)

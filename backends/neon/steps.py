@@ -1,0 +1,227 @@
+"""What a lowered model does, one kernel call after another. Offsets are bytes into the arena until `memory` places them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .layout import Affine
+from .views import Buffer, Run
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Walk:
+    """A buffer as a kernel walks it."""
+
+    buffer: Buffer
+    affine: Affine
+
+    @classmethod
+    def whole(cls, buffer: Buffer) -> Walk:
+        """All of a buffer."""
+        layout = buffer.layout
+        return cls(buffer, Affine(layout.first, layout.block_bytes, layout.row_bytes))
+
+
+@dataclass(frozen=True)
+class Requantize:
+    """Onto a grid: multipliers float32[channels] or [1], zero point, clamp; `magic` where the proof allows it."""
+
+    multiplier: Array
+    zero_point: int
+    quant_min: int
+    quant_max: int
+    magic: bool = False
+
+
+@dataclass(frozen=True)
+class Step:
+    """One kernel call. `node` is the program's node that it computes, `macs` what that takes in the dense model."""
+
+    node: str
+    reads: tuple[Walk, ...]
+    writes: Walk | None
+    macs: int = field(default=0, kw_only=True)
+
+    @property
+    def buffers(self) -> tuple[Buffer, ...]:
+        """Every buffer that it touches."""
+        return (*(walk.buffer for walk in self.reads), *((self.writes.buffer,) if self.writes else ()))
+
+
+@dataclass(frozen=True)
+class Fill(Step):
+    """A buffer's border, or all of it, set to a value."""
+
+    value: int = 0
+    border_only: bool = False
+
+
+@dataclass(frozen=True)
+class QuantizeInput(Step):
+    """A float input onto its grid."""
+
+    index: int = 0
+    scale: float = 1.0
+    zero_point: int = 0
+    quant_min: int = -128
+    quant_max: int = 127
+
+
+@dataclass(frozen=True)
+class Copy(Step):
+    """Runs of bytes from each buffer that is read."""
+
+    runs: tuple[tuple[Run, ...], ...] = ()
+
+
+@dataclass(frozen=True)
+class Phases(Step):
+    """A plane divided by its strides, for a convolution that is strided."""
+
+    stride: tuple[int, int] = (1, 1)
+    plane: tuple[int, int] = (1, 1)
+    blocks: int = 1
+    wanted: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Convolution(Step):
+    """Dense, sparse, or `depthwise`; a linear layer is one of a single row. weight: int8[out, in, kh, kw]."""
+
+    weight: Array = field(default_factory=lambda: np.zeros((0, 0, 1, 1), np.int8))
+    bias: Array = field(default_factory=lambda: np.zeros(0, np.int32))
+    input_zero_point: int = 0
+    taps: Array = field(default_factory=lambda: np.zeros(1, np.int32))
+    rows: int = 1
+    width: int = 1
+    requantize: Requantize | None = None
+    kernel: str = "dense"
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Sum(Step):
+    """Two tensors on grids of their own added onto a third. scales: float32[3]; zero points of a, b and the result."""
+
+    scales: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    zero_points: tuple[int, int, int] = (0, 0, 0)
+    quant_min: int = -128
+    quant_max: int = 127
+
+
+@dataclass(frozen=True)
+class Product(Step):
+    """Two tensors multiplied and requantized."""
+
+    zero_points: tuple[int, int] = (0, 0)
+    requantize: Requantize | None = None
+
+
+@dataclass(frozen=True)
+class Lookup(Step):
+    """Each value through a table int8[256]."""
+
+    table: Array = field(default_factory=lambda: np.zeros(256, np.int8))
+
+
+@dataclass(frozen=True)
+class Pool(Step):
+    """Windows of taps, as a convolution has them: `max`, `average`, or `global` for a whole plane of rows x width."""
+
+    kind: str = "max"
+    taps: Array = field(default_factory=lambda: np.zeros(1, np.int32))
+    rows: int = 1
+    width: int = 1
+    count: int = 1
+    input_zero_point: int = 0
+    requantize: Requantize | None = None
+
+
+@dataclass(frozen=True)
+class CutAverage(Step):
+    """Averages of windows that the plane's edge cuts, with a multiplier for each position."""
+
+    plane: tuple[int, int] = (1, 1)
+    kernel: tuple[int, int] = (1, 1)
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int] = (0, 0)
+    input_zero_point: int = 0
+    requantize: Requantize | None = None
+
+
+@dataclass(frozen=True)
+class ToBlocks(Step):
+    """Row-major channels, rows and pixels into blocks of channels."""
+
+
+@dataclass(frozen=True)
+class FromBlocks(Step):
+    """The other way; `channels`, `rows` and `width` of what is read."""
+
+    channels: int = 1
+    rows: int = 1
+    width: int = 1
+
+
+@dataclass(frozen=True)
+class MatMul(Step):
+    """Batched products of two row-major tensors: [batch, m, k] x [batch, k, n]."""
+
+    sizes: tuple[int, int, int, int] = (1, 1, 1, 1)
+    zero_points: tuple[int, int] = (0, 0)
+    requantize: Requantize | None = None
+
+
+@dataclass(frozen=True)
+class Softmax(Step):
+    """`tersor::int_softmax` over rows that lie one after another."""
+
+    rows: int = 1
+    length: int = 1
+    exponentials: Array = field(default_factory=lambda: np.zeros(256, np.int32))
+    numerator: int = 0
+    zero_point: int = 0
+    quant_min: int = -128
+    quant_max: int = 127
+
+
+@dataclass(frozen=True)
+class Normalize(Step):
+    """`tersor::int_normalize` of rows that lie one after another, requantized."""
+
+    rows: int = 1
+    length: int = 1
+    weight: Array | None = None
+    bias: Array | None = None
+    input_zero_point: int = 0
+    epsilon: int = 0
+    center: bool = True
+    requantize: Requantize | None = None
+
+
+@dataclass(frozen=True)
+class DequantizeOutput(Step):
+    """`count` int8 to a float output, row-major."""
+
+    count: int = 0
+    index: int = 0
+    scale: float = 1.0
+    zero_point: int = 0
+
+
+@dataclass(frozen=True)
+class LinearOutput(Step):
+    """A linear layer whose accumulators become a float output. scale: float32[out] or [1]."""
+
+    index: int = 0
+    weight: Array = field(default_factory=lambda: np.zeros((0, 0), np.int8))
+    bias: Array = field(default_factory=lambda: np.zeros(0, np.int32))
+    input_zero_point: int = 0
+    rows: int = 1
+    scale: Array = field(default_factory=lambda: np.ones(1, np.float32))

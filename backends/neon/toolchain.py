@@ -1,0 +1,88 @@
+"""Compilers and emulators: native on ARM, cross-compiled and emulated elsewhere."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tersor.ir.errors import LoweringError, MissingDependencyError
+
+KERNELS = Path(__file__).parent / "kernels"
+"""The C sources and headers of the kernels."""
+
+FLAGS = ("-O2", "-Wall", "-Wextra", "-std=c11", "-ffp-contract=off")
+"""Of every file. A contracted multiply-add rounds once where the definition rounds twice."""
+
+MARCH = {"_dotprod": "-march=armv8.2-a+dotprod", "_i8mm": "-march=armv8.2-a+i8mm"}
+"""By the end of a file's name. Clang needs it, GCC takes it from the source; the caller dispatches at run time."""
+
+COMPILER_PACKAGES = "gcc-aarch64-linux-gnu libc6-dev-arm64-cross"
+EMULATOR_PACKAGE = "qemu-user"
+
+
+def is_native() -> bool:
+    """Whether this machine runs AArch64 code itself."""
+    return platform.machine().lower() in ("aarch64", "arm64")
+
+
+@dataclass(frozen=True)
+class Compiler:
+    """A C compiler for AArch64, as the words of its command."""
+
+    command: tuple[str, ...]
+
+    def build(self, sources: Sequence[Path], program: Path, flags: Sequence[str] = ()) -> Path:
+        """Compile and link statically, which an emulator runs without a copy of the target's libraries.
+
+        Raises:
+            LoweringError: where the compiler fails, with what it said.
+        """
+        objects = [self.compile(source, program.parent / f"{source.stem}.o", flags) for source in sources]
+        static = [] if is_native() and platform.system() == "Darwin" else ["-static"]
+        self._run([*static, *map(str, objects), "-o", str(program)])
+        return program
+
+    def compile(self, source: Path, output: Path, flags: Sequence[str] = ()) -> Path:
+        """One file to one object."""
+        march = [flag for end, flag in MARCH.items() if source.stem.endswith(end)]
+        self._run([*FLAGS, *march, *flags, f"-I{KERNELS}", "-c", str(source), "-o", str(output)])
+        return output
+
+    def _run(self, words: Sequence[str]) -> None:
+        result = subprocess.run([*self.command, *words], capture_output=True, text=True, check=False)
+        if result.returncode:
+            raise LoweringError(f"{self.command[0]} failed", found=result.stderr.strip())
+
+
+def find_compiler() -> Compiler:
+    """The compiler for AArch64 on this machine.
+
+    Raises:
+        MissingDependencyError: where there is none.
+    """
+    for name in ("cc", "gcc", "clang") if is_native() else ("aarch64-linux-gnu-gcc",):
+        if shutil.which(name):
+            return Compiler((name,))
+    raise MissingDependencyError(
+        "no C compiler for AArch64",
+        expected="aarch64-linux-gnu-gcc, or a C compiler on an ARM machine",
+        hint=f"apt-get install {COMPILER_PACKAGES}",
+    )
+
+
+def find_emulator() -> str:
+    """The path of qemu-aarch64.
+
+    Raises:
+        MissingDependencyError: where there is none.
+    """
+    for name in ("qemu-aarch64", "qemu-aarch64-static"):
+        if found := shutil.which(name):
+            return found
+    raise MissingDependencyError(
+        "no emulator for AArch64", expected="qemu-aarch64", hint=f"apt-get install {EMULATOR_PACKAGE}"
+    )

@@ -1,0 +1,1 @@
+"""Counting the instructions of NEON kernels under emulation."""

@@ -1,0 +1,60 @@
+"""The kernels execute no more instructions than was wanted of them, counted exactly, and the counter counts."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tersor.backends.neon import toolchain
+
+from .conftest import ROOT, unavailable
+
+PLUGIN = ROOT / "benchmarks" / "neon" / "count_instructions.c"
+KNOWN = """
+int main(void)
+{
+    __asm__ volatile("hint #96\\n mov x9, #1000\\n1: nop\\n subs x9, x9, #1\\n b.ne 1b\\n hint #97" : : : "x9", "cc");
+    for (int i = 0; i < 3; i++)
+        __asm__ volatile(".arch armv8.6-a\\n hint #96\\n sdot v0.4s, v1.16b, v2.16b\\n sdot v0.4s, v1.16b, v2.4b[1]\\n"
+                         "smmla v0.4s, v1.16b, v2.16b\\n smlal v0.8h, v1.8b, v2.8b\\n smull2 v0.8h, v1.16b, v2.16b\\n"
+                         "add v0.4s, v1.4s, v2.4s\\n fmul v0.4s, v1.4s, v2.4s\\n ldr q0, [sp]\\n hint #97" : : : "v0");
+    return 0;
+}
+"""
+
+
+def build_plugin(folder: Path) -> Path:
+    if shutil.which("cc") is None:
+        unavailable("no C compiler: apt-get install gcc libc6-dev")
+    library = folder / "libcount.so"
+    flags = ["-O2", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-fvisibility=hidden"]
+    subprocess.run(["cc", *flags, str(PLUGIN), "-o", str(library)], check=True)
+    return library
+
+
+@pytest.mark.emulated
+def test_known_programs_are_counted_exactly(compiler: toolchain.Compiler, emulator: str, tmp_path: Path) -> None:
+    source = tmp_path / "known.c"
+    source.write_text(KNOWN)
+    program = compiler.build([source], tmp_path / "known")
+    report = tmp_path / "counts"
+    plugin = f"{build_plugin(tmp_path)},out={report}"
+    subprocess.run([emulator, "-cpu", "max", "-plugin", plugin, str(program)], check=True)
+    # A move and a thousand rounds of three; then eight instructions, five of which multiply and add.
+    assert report.read_text().splitlines() == ["3001 0", "8 5", "8 5", "8 5"]
+
+
+@pytest.mark.emulated
+@pytest.mark.usefixtures("compiler", "emulator")
+def test_no_kernel_needs_more_than_its_goal() -> None:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "benchmarks", "neon_kernels", "--quick"]
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert "dense, dotprod" in result.stdout
+    assert "goal missed" not in result.stdout, result.stdout

@@ -1,0 +1,225 @@
+"""A model through PyTorch's door and through ONNX's: after Canonicalize both are the same graph.
+
+The files come from torch.onnx, as a user exports them. Batch norms are folded on both sides, since the exporter folds
+them. What is left of a difference is the exporter's own, and stated.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+import pytest
+import torch
+import transformers as tf
+from torch import Tensor, nn
+
+from tersor.frontends.onnx.load import load_onnx
+from tersor.frontends.torch_export import trace
+from tersor.ir.program import Program
+from tersor.passes.canonicalize import Canonicalize
+from tersor.passes.fold_batchnorm import FoldBatchNorm
+
+TEXT: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 50}
+Inputs = dict[str, Tensor]
+Case = tuple[nn.Module, Inputs]
+
+
+def image() -> Inputs:
+    return {"pixel_values": torch.randn(2, 3, 32, 32)}
+
+
+def tokens() -> Inputs:
+    return {"input_ids": torch.randint(0, 50, (2, 8))}
+
+
+def resnet() -> Case:
+    config = tf.ResNetConfig(embedding_size=16, hidden_sizes=[16, 32], depths=[1, 1])
+    return tf.ResNetForImageClassification(config), image()
+
+
+def mobilenet() -> Case:
+    config = tf.MobileNetV2Config(depth_multiplier=0.25, image_size=32)
+    return tf.MobileNetV2ForImageClassification(config), image()
+
+
+def vit() -> Case:
+    config = tf.ViTConfig(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, image_size=32, patch_size=8
+    )
+    return tf.ViTForImageClassification(config), image()
+
+
+def bert() -> Case:
+    mask = torch.ones(2, 8, dtype=torch.long)
+    mask[1, 5:] = 0
+    return tf.BertModel(tf.BertConfig(**TEXT, intermediate_size=64)), {**tokens(), "attention_mask": mask}
+
+
+def llama() -> Case:
+    config = tf.LlamaConfig(**TEXT, num_key_value_heads=1, intermediate_size=64)
+    return tf.LlamaForCausalLM(config), tokens()
+
+
+def deepseek() -> Case:
+    config = tf.DeepseekV3Config(
+        **TEXT, num_key_value_heads=2, intermediate_size=64, moe_intermediate_size=16, n_routed_experts=8, n_group=2,
+        topk_group=1, num_experts_per_tok=2, first_k_dense_replace=1, q_lora_rank=8, kv_lora_rank=8,
+        qk_rope_head_dim=8, qk_nope_head_dim=8, v_head_dim=8,
+    )  # fmt: skip
+    return tf.DeepseekV3ForCausalLM(config), tokens()
+
+
+MODELS = {"resnet": resnet, "mobilenet": mobilenet, "vit": vit, "bert": bert, "llama": llama, "deepseek": deepseek}
+OPERATORS: dict[str, dict[str, int]] = {
+    "resnet": {"conv2d": 8, "linear": 1, "max_pool2d": 1, "adaptive_avg_pool2d": 1},
+    "mobilenet": {"conv2d": 52, "linear": 1, "hardtanh": 35, "adaptive_avg_pool2d": 1},
+    "vit": {"conv2d": 1, "linear": 13, "layer_norm": 5, "gelu": 2, "scaled_dot_product_attention": 2},
+    "bert": {"linear": 13, "layer_norm": 5, "gelu": 2, "scaled_dot_product_attention": 2, "tanh": 1},
+    "llama": {"linear": 15, "rms_norm": 5, "silu": 2, "scaled_dot_product_attention": 2, "embedding": 1},
+    "deepseek": {"linear": 18, "rms_norm": 9, "silu": 3, "scaled_dot_product_attention": 2, "topk": 3, "matmul": 2},
+}
+"""Some of what each graph consists of, by hand from the model."""
+
+LOWEST_HIDES = "torch.onnx hides with the least float where the model has a boolean mask, so the choice stays"
+LOOKED_UP = "torch.onnx looks constant positions up in their tables, and repeats constant tokens"
+NO_EPSILON = "torch.onnx takes + 1e-20 for + 0"
+
+Difference = dict[str, int]
+"""By how many calls of an operator the file has more."""
+
+EXPORTS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "newest opset": {"opset_version": 23},
+    "as traced": {"optimize": False},
+}
+DIFFERENCES: dict[tuple[str, str], tuple[Difference, str]] = {
+    ("vit", "default"): ({"expand": -1}, LOOKED_UP),
+    ("vit", "newest opset"): ({"expand": -1}, LOOKED_UP),
+    ("bert", "default"): ({"where.self": 1}, LOWEST_HIDES),
+    ("bert", "as traced"): ({"where.self": 2}, LOWEST_HIDES),
+    ("deepseek", "default"): ({"add.Tensor": -1}, NO_EPSILON),
+    ("deepseek", "newest opset"): ({"add.Tensor": -1}, NO_EPSILON),
+}
+
+
+@cache
+def built(name: str) -> Case:
+    """The model with batch norms of its own, and its inputs."""
+    torch.manual_seed(0)
+    model, inputs = MODELS[name]()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            assert module.running_mean is not None
+            assert module.running_var is not None
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.01, 0.02)
+    return model.eval(), inputs
+
+
+def export(name: str, path: Path, **options: Any) -> Program:
+    """Through torch.onnx, with the settings that `trace` changes by itself."""
+    model, inputs = built(name)
+    config: Any = model.config
+    cached = getattr(config, "use_cache", None)
+    if name == "deepseek":
+        model.set_experts_implementation("batched_mm")  # type: ignore[operator]  # a method of transformers' models
+    if cached is not None:
+        config.use_cache = False
+    logging.disable(logging.WARNING)
+    try:
+        torch.onnx.export(model, (), path, kwargs=inputs, dynamo=True, verbose=False, **options)
+    finally:
+        logging.disable(logging.NOTSET)
+        if cached is not None:
+            config.use_cache = cached
+    return load_onnx(path)
+
+
+def canonical(program: Program) -> Program:
+    return FoldBatchNorm()(Canonicalize()(program))
+
+
+def operators(program: Program) -> Counter[str]:
+    names = [str(node.target) for node in program.graph.nodes if node.op == "call_function"]
+    return Counter(name.removeprefix("aten.").removesuffix(".default") for name in names)
+
+
+def excess(ours: Program, theirs: Program) -> Difference:
+    left, right = operators(ours), operators(theirs)
+    return {name: right[name] - left[name] for name in left | right if left[name] != right[name]}
+
+
+def assert_same_outputs(name: str, *programs: Program) -> None:
+    model, inputs = built(name)
+    with torch.no_grad():
+        expected = [value for value in model(**inputs).values() if isinstance(value, Tensor)]
+    for program in programs:
+        found = program.run(list(inputs.values()))
+        for ours, theirs in zip(found, expected, strict=True):
+            assert (ours - theirs).abs().max() <= 1e-5 * theirs.abs().max()
+
+
+def meet(name: str, export_name: str, folder: Path) -> None:
+    model, inputs = built(name)
+    first = canonical(trace(model, (), inputs))
+    second = canonical(export(name, folder / "model.onnx", **EXPORTS[export_name]))
+    assert OPERATORS[name].items() <= operators(first).items()
+    assert excess(first, second) == DIFFERENCES.get((name, export_name), ({}, ""))[0]
+    assert_same_outputs(name, first, second)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", MODELS)
+def test_both_doors_give_the_same_graph(name: str, tmp_path: Path) -> None:
+    meet(name, "default", tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("how", ["newest opset", "as traced"])
+@pytest.mark.parametrize("name", MODELS)
+def test_so_do_other_ways_to_export(name: str, how: str, tmp_path: Path) -> None:
+    meet(name, how, tmp_path)
+
+
+COMPUTE = (
+    "adaptive_avg_pool2d conv2d embedding gelu hardtanh layer_norm linear matmul max_pool2d mul.Tensor relu rms_norm"
+    " scaled_dot_product_attention sigmoid silu softmax.int tanh topk"
+).split()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("opset", [20, 23])
+@pytest.mark.parametrize("name", MODELS)
+def test_with_dynamic_sizes_both_doors_compute_the_same(name: str, opset: int, tmp_path: Path) -> None:
+    """Masks and positions are then computed as the model runs, from ranges that the exporter writes otherwise."""
+    model, inputs = built(name)
+    axes = {0: "batch"} if "pixel_values" in inputs else {0: "batch", 1: "length"}
+    dims = {axis: torch.export.Dim(label) for axis, label in axes.items()}
+    shapes = dict.fromkeys(inputs, dims)
+    first = canonical(trace(model, (), inputs, dict.fromkeys(inputs, axes)))
+    second = canonical(export(name, tmp_path / "model.onnx", dynamic_shapes=shapes, opset_version=opset))
+    left, right = operators(first), operators(second)
+    assert {key: left[key] for key in COMPUTE} == {key: right[key] for key in COMPUTE}
+    assert_same_outputs(name, first, second)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["vit", "llama"])
+def test_a_file_that_onnx_runtime_optimized_gives_the_same_operators(name: str, tmp_path: Path) -> None:
+    program = canonical(export(name, tmp_path / "model.onnx"))
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    options.log_severity_level = 3
+    onnxruntime.InferenceSession(tmp_path / "model.onnx", options, providers=["CPUExecutionProvider"])
+    optimized = canonical(load_onnx(tmp_path / "optimized.onnx"))
+    left, right = operators(program), operators(optimized)
+    assert {key: left[key] for key in COMPUTE} == {key: right[key] for key in COMPUTE}
+    assert_same_outputs(name, optimized)

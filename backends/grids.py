@@ -14,7 +14,7 @@ from torch import fx
 
 from tersor.ir.operators import FAKE_QUANTIZE
 from tersor.ir.program import Program
-from tersor.passes.roles import WEIGHTS, Role, operands, role_of
+from tersor.passes.quantization.roles import WEIGHTS, Role, operands, role_of
 
 aten = torch.ops.aten
 

@@ -11,9 +11,9 @@ from tersor.ir.program import Program
 from tersor.ir.signature import Signature, TensorSpec
 from tersor.ir.structure import Structure
 from tersor.passes.base import Pass
-from tersor.passes.canonicalize import Canonicalize
-from tersor.passes.fold_batchnorm import FoldBatchNorm
-from tersor.passes.insert_fake_quant import InsertFakeQuant
+from tersor.passes.canonical.canonicalize import Canonicalize
+from tersor.passes.quantization.insert_fake_quant import InsertFakeQuant
+from tersor.passes.rewriting.fold_batchnorm import FoldBatchNorm
 
 from .results import Row
 

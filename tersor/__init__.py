@@ -17,16 +17,16 @@ from tersor.ir.program import Program
 from tersor.ir.quantization import INT4, INT8, INT8_PER_TENSOR, INT8_SYMMETRIC, W4A8, Observer, QuantType, Scheme
 from tersor.ir.stage import Stage
 from tersor.passes.base import Pass, PassResult, Promise
-from tersor.passes.calibrate import Calibrate
-from tersor.passes.canonicalize import Canonicalize
-from tersor.passes.decompose import Decompose
-from tersor.passes.fold_batchnorm import FoldBatchNorm
-from tersor.passes.insert_fake_quant import InsertFakeQuant
+from tersor.passes.canonical.canonicalize import Canonicalize
 from tersor.passes.manager import PassManager
-from tersor.passes.placement import Coverage
-from tersor.passes.quantize import Quantize
+from tersor.passes.quantization.calibrate import Calibrate
+from tersor.passes.quantization.insert_fake_quant import InsertFakeQuant
+from tersor.passes.quantization.placement import Coverage
+from tersor.passes.quantization.quantize import Quantize
 from tersor.passes.report import PipelineResult, Report
-from tersor.passes.rewrite import Rewrite
+from tersor.passes.rewriting.decompose import Decompose
+from tersor.passes.rewriting.fold_batchnorm import FoldBatchNorm
+from tersor.passes.rewriting.rewrite import Rewrite
 
 from .lowering import compress, load, load_onnx, lower
 

@@ -18,7 +18,7 @@ from tersor.ir.errors import LoweringError
 from tersor.ir.program import Program
 from tersor.passes.base import Pass
 from tersor.passes.manager import PassManager
-from tersor.passes.quantize import Quantize
+from tersor.passes.quantization.quantize import Quantize
 
 _LISTED = 8
 

@@ -12,10 +12,10 @@ import pytest
 from tersor.ir.errors import RecipeError
 from tersor.ir.quantization import SCHEMES, Observer, Scheme
 from tersor.passes.base import Pass
-from tersor.passes.calibrate import Calibrate
-from tersor.passes.canonicalize import Canonicalize
-from tersor.passes.fold_batchnorm import FoldBatchNorm
-from tersor.passes.quantize import Quantize
+from tersor.passes.canonical.canonicalize import Canonicalize
+from tersor.passes.quantization.calibrate import Calibrate
+from tersor.passes.quantization.quantize import Quantize
+from tersor.passes.rewriting.fold_batchnorm import FoldBatchNorm
 from tersor.recipe import READY, build_passes, convert, load_recipe, ready_recipes
 
 YAML = """

@@ -13,8 +13,8 @@ from torch import fx
 from tersor.ir.errors import LoweringError
 from tersor.ir.program import Program
 from tersor.passes.base import Pass
-from tersor.passes.bind_dimensions import BindDimensions
-from tersor.passes.lower_to_integer import LowerToInteger
+from tersor.passes.integer.lower_to_integer import LowerToInteger
+from tersor.passes.rewriting.bind_dimensions import BindDimensions
 
 from ..base import Artifact, Backend, Unsupported
 from ..manifest import read_manifest

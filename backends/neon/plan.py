@@ -127,9 +127,7 @@ class Planner:
         """The buffer that an element is of."""
         return self.buffers[bisect.bisect_right(self.buffers, element, key=lambda buffer: buffer.base) - 1]
 
-    def in_place(
-        self, elements: Elements, axis: int | None, border: Border = NO_BORDER, fill: int = 0
-    ) -> Walk | None:
+    def in_place(self, elements: Elements, axis: int | None, border: Border = NO_BORDER, fill: int = 0) -> Walk | None:
         """A value where it lies, if a kernel can walk it there as channels along `axis`."""
         low, high = int(elements.min()), int(elements.max())
         if low < 0:
@@ -171,7 +169,6 @@ class Planner:
         reads = tuple(Walk.whole(source) for source in sources)
         self.steps.append(Copy(target.name, reads, Walk.whole(target), tuple(parts)))
         return Walk.whole(target)
-
 
     def _converted(self, elements: Elements, axis: int | None, target: Buffer) -> bool:
         """Whether a conversion between row-major and blocked does the whole copy, of images one at a time."""

@@ -85,7 +85,17 @@ def _dequantize(planner: Planner, node: fx.Node) -> None:
             continue
         source = planner.read(q, None)
         step = float(planner.constant(scale))  # type: ignore[arg-type]  # support.py: a constant
-        planner.steps.append(DequantizeOutput(node.name, (source,), None, int(np.prod(planner.shape(node), dtype=np.int64)), index, step, _integer(zero_point)))
+        planner.steps.append(
+            DequantizeOutput(
+                node.name,
+                (source,),
+                None,
+                int(np.prod(planner.shape(node), dtype=np.int64)),
+                index,
+                step,
+                _integer(zero_point),
+            )
+        )
 
 
 def _linear_output(planner: Planner, node: fx.Node, acc: fx.Node, index: int) -> None:

@@ -275,7 +275,10 @@ def _cut_average(c: Context, s: CutAverage) -> list[str]:
         "pad_y": s.padding[0], "pad_x": s.padding[1], "zero_point": s.input_zero_point, "shared": 0,
         "requantize": c.requantize(s.requantize),
     }  # fmt: skip
-    return [_struct("tersor_window", "window", fields), f"    tersor_layer_average(&window, {c.at(x)}, {c.at(y)}, share);"]
+    return [
+        _struct("tersor_window", "window", fields),
+        f"    tersor_layer_average(&window, {c.at(x)}, {c.at(y)}, share);",
+    ]
 
 
 def _matmul(c: Context, s: MatMul) -> list[str]:

@@ -9,8 +9,8 @@ from tersor.ir.integer_operators import DEQUANTIZE, INT_LINEAR, QUANTIZE, REQUAN
 from tersor.ir.origin import Origin
 from tersor.ir.program import Program
 from tersor.ir.shapes import KEY
-from tersor.passes.float_islands import float_islands
-from tersor.passes.placement import operator_of
+from tersor.passes.integer.float_islands import float_islands
+from tersor.passes.quantization.placement import operator_of
 
 from ..base import Unsupported
 from .rules import ACCUMULATORS, RULES

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, fx
 
 from tersor.ir.operators import FAKE_QUANTIZE, FAKE_QUANTIZE_BIAS, OBSERVE, bias_scale, quantize_bias, quantize_to_grid
-from tersor.passes.roles import Role, clamp_range, role_of
+from tersor.passes.quantization.roles import Role, clamp_range, role_of
 
 from .builder import Builder, Value
 from .dtypes import tensor_proto

@@ -20,7 +20,7 @@ from tersor.ir.operators import FAKE_QUANTIZE, FAKE_QUANTIZE_BIAS
 from tersor.ir.printer import operator_name
 from tersor.ir.program import Program
 from tersor.ir.shapes import KEY
-from tersor.passes.roles import Role, operands, role_of
+from tersor.passes.quantization.roles import Role, operands, role_of
 
 from ..base import AuditRow
 from ..grids import Grid, grids

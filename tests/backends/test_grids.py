@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from tersor.backends.grids import Grid, grids, integer_nodes
 from tersor.frontends.torch_export import trace
 from tersor.ir.program import Program
-from tersor.passes.calibrate import Calibrate
-from tersor.passes.insert_fake_quant import InsertFakeQuant
+from tersor.passes.quantization.calibrate import Calibrate
+from tersor.passes.quantization.insert_fake_quant import InsertFakeQuant
 
 
 class Net(nn.Module):

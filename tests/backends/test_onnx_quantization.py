@@ -29,8 +29,8 @@ from tersor.ir.quantization import INT8, SCHEMES
 from tersor.ir.signature import Signature, TensorSpec
 from tersor.ir.stage import Stage
 from tersor.ir.structure import flatten
-from tersor.passes.calibrate import Calibrate
-from tersor.passes.insert_fake_quant import InsertFakeQuant
+from tersor.passes.quantization.calibrate import Calibrate
+from tersor.passes.quantization.insert_fake_quant import InsertFakeQuant
 
 aten = torch.ops.aten
 FLOAT_KERNELS = {"Gemm", "MatMul", "FusedMatMul", "FusedGemm"}

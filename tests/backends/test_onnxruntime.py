@@ -22,8 +22,8 @@ from tersor.backends.onnxruntime.backend import OnnxRuntime
 from tersor.frontends.torch_export import trace
 from tersor.ir.errors import ArchiveError, LoweringError, SignatureError
 from tersor.ir.program import Program
-from tersor.passes.calibrate import Calibrate
-from tersor.passes.insert_fake_quant import InsertFakeQuant
+from tersor.passes.quantization.calibrate import Calibrate
+from tersor.passes.quantization.insert_fake_quant import InsertFakeQuant
 
 
 class Net(nn.Module):

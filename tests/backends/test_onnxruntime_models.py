@@ -14,9 +14,9 @@ from torch import Tensor
 from tersor.backends.onnxruntime.backend import OnnxRuntime
 from tersor.frontends.torch_export import trace
 from tersor.ir.program import Program
-from tersor.passes.calibrate import Calibrate
-from tersor.passes.fold_batchnorm import FoldBatchNorm
-from tersor.passes.insert_fake_quant import InsertFakeQuant
+from tersor.passes.quantization.calibrate import Calibrate
+from tersor.passes.quantization.insert_fake_quant import InsertFakeQuant
+from tersor.passes.rewriting.fold_batchnorm import FoldBatchNorm
 
 TEXT: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 50}
 Case = tuple[Any, tuple[Any, ...], dict[str, Any], dict[str, Any]]

@@ -24,7 +24,7 @@ Build = Callable[..., fx.Node]
 
 
 def program_of(build: Build, *shapes: tuple[int | str, ...], **tensors: Tensor) -> tuple[Program, fx.Node]:
-    """A program of int8 inputs and constants, and the node that `build` makes last; `build(graph, *inputs, **tensors)`."""
+    """A program of int8 inputs and constants, and the node that `build(graph, *inputs, **tensors)` makes last."""
     graph = fx.Graph()
     inputs = [graph.placeholder(f"x{place}") for place in range(len(shapes))]
     graph.output((build(graph, *inputs, **{name: graph.get_attr(name) for name in tensors}),))
@@ -96,7 +96,7 @@ def test_a_convolutions_bounds_hold_at_its_padded_edges_too(geometry: tuple[Any,
 
 
 def test_the_range_of_a_padded_convolution_holds_zero() -> None:
-    """A window that lies on nothing but zero points sums to the bias, though no value of the input is the zero point."""
+    """A window that lies on nothing but zero points sums to the bias, whatever the values are."""
     weight = torch.full((1, 1, 1, 1), 100, dtype=torch.int8)
 
     def build(graph: fx.Graph, x: fx.Node, w: fx.Node) -> fx.Node:

@@ -24,9 +24,9 @@ from tersor.ir.operators import FAKE_QUANTIZE, FAKE_QUANTIZE_BIAS
 from tersor.ir.program import Program
 from tersor.ir.quantization import INT8, W4A8, Scheme
 from tersor.ir.stage import Stage
-from tersor.passes.canonicalize import Canonicalize
+from tersor.passes.canonical.canonicalize import Canonicalize
 from tersor.passes.manager import PassManager
-from tersor.passes.quantize import Quantize
+from tersor.passes.quantization.quantize import Quantize
 
 aten = torch.ops.aten
 attend = F.scaled_dot_product_attention
@@ -204,7 +204,22 @@ class Net(nn.Module):
 
 
 LAYERS = st.sampled_from(
-    "conv linear norm layer_norm rms_norm attention causal table pool mean split index silu gelu".split()
+    [
+        "conv",
+        "linear",
+        "norm",
+        "layer_norm",
+        "rms_norm",
+        "attention",
+        "causal",
+        "table",
+        "pool",
+        "mean",
+        "split",
+        "index",
+        "silu",
+        "gelu",
+    ]
 )
 
 

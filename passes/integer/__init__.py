@@ -1,0 +1,1 @@
+"""From fake-quantize to integer operators."""

@@ -1,0 +1,1 @@
+"""Where grids go, how they are found, and what corrects their error."""

@@ -1,0 +1,243 @@
+"""Find the grids: ranges of activations from data, of weights from their values."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, fx
+
+from tersor.ir.errors import CalibrationError, PassError, SignatureError
+from tersor.ir.operators import BIAS_LIMIT, FAKE_QUANTIZE, FAKE_QUANTIZE_BIAS, OBSERVE
+from tersor.ir.program import Program
+from tersor.ir.quantization import Observer, QuantType
+from tersor.ir.stage import Stage
+
+from ..base import Pass, PassResult, Promise
+from ..compare import node_values
+from ..progress import track
+from .observers import Range, Statistics, grid, pair_safe_scales, weight_scales
+from .roles import WEIGHTS, Role, WeightLayout, clamp_range, operands, role_of
+
+
+@dataclass(frozen=True)
+class Calibrate(Pass):
+    """Run data through the observers, then turn each into fake-quantize with the scale and zero point it found.
+
+    Biases of quantized operators become `fake_quantize_bias` on the accumulator's grid. The data is read once; memory
+    does not grow with the number of batches.
+
+    batches: what the model is called with, over and over: a tensor, a tuple of positional or a dict of keyword inputs.
+        None where only weights are observed.
+    observer: how activation ranges are read from the data; weight_observer: MIN_MAX or MSE, per channel.
+    percentile: for PERCENTILE, the share of values, in percent, that a range holds.
+    pair_safe: raise weight scales until no two neighbouring weights sum to more than 128 (see `pair_safe_scales`).
+
+    Raises CalibrationError where data is missing, empty, does not fit the program, or holds NaN or infinity (with the
+    node where it first appears); PassError where there is nothing to calibrate.
+    """
+
+    takes: ClassVar[frozenset[Stage]] = frozenset({Stage.FAKE_QUANT})
+    promise: ClassVar[Promise] = Promise.APPROXIMATE
+
+    batches: Iterable[Any] | None = None
+    observer: Observer = Observer.MSE
+    weight_observer: Observer = Observer.MIN_MAX
+    percentile: float = 99.99
+    pair_safe: bool = False
+
+    def __post_init__(self) -> None:
+        if not 50 < self.percentile <= 100:
+            raise PassError("percentile is in percent, over 50", found=self.percentile)
+
+    def run(self, program: Program) -> PassResult:
+        """Calibrate every observer."""
+        observers = program.graph.find_nodes(op="call_function", target=OBSERVE)
+        if not observers:
+            raise PassError("there is nothing to calibrate", hint="run InsertFakeQuant before, or Quantize for both")
+        computed = {node.args[1] for node in observers if program.constant(node.args[0]) is None}
+        activations = [node for node in observers if node.args[1] in computed]
+        constants = [node for node in observers if node.args[1] not in computed]
+        grids: dict[str, tuple[str, str]] = {}
+        found = {node: self._constant_grid(program, node) for node in constants}
+        statistics, batches = self._collect(program, activations) if activations else ({}, 0)
+        found |= {node: self._activation_grid(statistics, node) for node in activations}
+        for node in observers:
+            self._place(program, node, grids, found[node])
+        biases = _quantize_biases(program)
+        notes = (f"{batches} batches, {self.observer.value}" if activations else "weights only",)
+        return PassResult(program, True, (*notes, f"{len(grids)} grids, {biases} biases"))
+
+    def _collect(self, program: Program, nodes: list[fx.Node]) -> tuple[dict[str, Statistics], int]:
+        if self.batches is None:
+            raise CalibrationError("calibration data is missing", hint="Quantize(..., calibration=batches)")
+        wanted = set(nodes)
+        statistics: dict[str, Statistics] = {str(node.args[1]): Statistics(self.observer) for node in nodes}
+
+        def visit(node: fx.Node, value: Any) -> None:
+            if node in wanted:
+                try:
+                    statistics[str(node.args[1])].add(value)
+                except CalibrationError as error:
+                    raise CalibrationError(error.what, node=node.args[0], found=error.found) from None  # type: ignore[arg-type]
+
+        count = 0
+        for inputs in track(flat_inputs(program, self.batches), "calibrate", _length(self.batches)):
+            node_values(program, inputs, visit)
+            count += 1
+        if not count:
+            raise CalibrationError("calibration data is empty", expected="at least one batch", found="none")
+        return statistics, count
+
+    def _activation_grid(self, statistics: dict[str, Statistics], node: fx.Node) -> tuple[Tensor, Tensor]:
+        source, group, _, quant_min, quant_max, symmetric = node.args
+        kind = _quant_type(int(quant_min), int(quant_max), bool(symmetric))  # type: ignore[arg-type]
+        span = statistics[str(group)].range(kind, self.percentile)
+        assert isinstance(source, fx.Node)
+        scale, zero_point = grid(span, kind)
+        scale = _within_clamp(source, scale, zero_point, span, kind)
+        return torch.tensor(scale), torch.tensor(zero_point, dtype=torch.int32)
+
+    def _constant_grid(self, program: Program, node: fx.Node) -> tuple[Tensor, Tensor]:
+        source, _, axis, quant_min, quant_max, symmetric = node.args
+        kind = _quant_type(int(quant_min), int(quant_max), bool(symmetric))  # type: ignore[arg-type]
+        tensor = program.constant(source)
+        assert tensor is not None
+        try:
+            if kind.symmetric:
+                scale = weight_scales(tensor, axis, kind, self.weight_observer)  # type: ignore[arg-type]
+                if self.pair_safe and kind.bits == 8:
+                    scale = pair_safe_scales(tensor, scale, axis)  # type: ignore[arg-type]
+                return scale, torch.zeros(scale.shape, dtype=torch.int32)
+            statistics = Statistics(Observer.MIN_MAX)
+            statistics.add(tensor)
+        except CalibrationError as error:
+            raise CalibrationError(error.what, node=node, found=error.found) from None
+        scalar, zero_point = grid(statistics.range(kind, 100.0), kind)
+        return torch.tensor(scalar), torch.tensor(zero_point, dtype=torch.int32)
+
+    def _place(
+        self, program: Program, node: fx.Node, grids: dict[str, tuple[str, str]], found: tuple[Tensor, Tensor]
+    ) -> None:
+        """Replace an observer by fake-quantize; observers of one group share scale and zero point."""
+        source, group, axis, quant_min, quant_max, _ = node.args
+        if group not in grids:
+            scale, zero_point = found
+            name = f"quantization.{str(group).replace('.', '_')}"
+            grids[str(group)] = (
+                program.add_tensor(f"{name}.scale", scale), program.add_tensor(f"{name}.zero_point", zero_point)
+            )  # fmt: skip
+        with program.graph.inserting_before(node):
+            parameters = [program.attribute(tensor) for tensor in grids[str(group)]]
+            assert isinstance(source, fx.Node)
+            arguments = (source, *parameters, axis, quant_min, quant_max)
+            name = node.name.replace("_observed", "_quantized")
+            new = program.call(FAKE_QUANTIZE, arguments, like=source, name=name)
+        program.replace(node, new)
+
+
+def _quant_type(quant_min: int, quant_max: int, symmetric: bool) -> QuantType:
+    return QuantType((quant_max + 1).bit_length(), symmetric)
+
+
+def _within_clamp(source: fx.Node, scale: float, zero_point: int, span: Range, kind: QuantType) -> float:
+    """The scale, nudged so that the grid does not reach past a clamp before it, which then costs nothing."""
+    if source.op != "call_function" or kind.symmetric or span.high <= 0:
+        return scale
+    _, high = clamp_range(source) if source.target in _CLAMPS else (0.0, float("inf"))
+    if span.high < high * (1 - 1e-3):
+        return scale
+    value = torch.tensor(scale, dtype=torch.float32)
+    while (kind.qmax - zero_point) * value.item() > high:
+        value = torch.nextafter(value, torch.tensor(0.0))
+    return value.item()
+
+
+_CLAMPS = (torch.ops.aten.hardtanh.default, torch.ops.aten.clamp.default, torch.ops.aten.relu6.default)
+
+
+def _quantize_biases(program: Program) -> int:
+    """Put each bias of a quantized operator on the grid of its accumulator; returns how many."""
+    count = 0
+    for node in list(program.graph.nodes):
+        layout = WEIGHTS.get(node.target)
+        if layout is None or len(node.args) <= layout.bias or not _is_quantized(node.args[layout.weight]):
+            continue
+        if program.constant(node.args[layout.bias]) is not None:
+            quantize_bias_of(program, node, layout)
+            count += 1
+    return count
+
+
+def quantize_bias_of(program: Program, node: fx.Node, layout: WeightLayout) -> Tensor:
+    """Put the bias of one quantized operator on its accumulator's grid; returns the values that it then has.
+
+    The weight's scale is raised where the bias would overflow int32.
+    """
+    weight, bias = node.args[layout.weight], node.args[layout.bias]
+    input_scale, tensor = scale_behind(program, node.args[0]), program.constant(bias)
+    assert tensor is not None
+    assert isinstance(weight, fx.Node)
+    assert isinstance(weight.args[1], fx.Node)
+    if input_scale is None:
+        return tensor
+    names = str(input_scale.target), str(weight.args[1].target)
+    _make_room(program, names[1], program.tensor(names[0]), tensor)
+    with program.graph.inserting_before(node):
+        scales = [program.attribute(name) for name in names]
+        new = program.call(FAKE_QUANTIZE_BIAS, (bias, *scales), like=node, name=f"{node.name}_bias")
+    node.update_arg(layout.bias, new)
+    quantized: Tensor = FAKE_QUANTIZE_BIAS(tensor, *(program.tensor(name) for name in names))
+    return quantized.detach()
+
+
+def _is_quantized(node: object) -> bool:
+    return isinstance(node, fx.Node) and node.target is FAKE_QUANTIZE
+
+
+def grid_behind(program: Program, value: Any) -> fx.Node | None:
+    """The fake-quantize that put a value on its grid, seen through moves."""
+    while isinstance(value, fx.Node) and value.target is not FAKE_QUANTIZE:
+        role = role_of(program, value)
+        if role not in (Role.MOVE, Role.JOIN):
+            return None
+        value = operands(program, value)[0]
+    return value if isinstance(value, fx.Node) else None
+
+
+def scale_behind(program: Program, value: Any) -> fx.Node | None:
+    """The scale of the grid that a value is on, seen through moves."""
+    found = grid_behind(program, value)
+    return None if found is None else found.args[1]  # type: ignore[return-value]  # a fake-quantize has a node there
+
+
+def _make_room(program: Program, weight_scale: str, input_scale: Tensor, bias: Tensor) -> None:
+    """A tiny weight beside a large bias would overflow int32: a coarser weight scale costs less than a wrong bias."""
+    scale = program.tensor(weight_scale)
+    needed = bias.detach().abs().float() / (input_scale * BIAS_LIMIT * 0.999)
+    needed = needed if scale.dim() else needed.max()
+    if bool((needed > scale).any()):
+        program.set_tensor(weight_scale, torch.maximum(scale, needed))
+
+
+def flat_inputs(program: Program, batches: Iterable[Any]) -> Iterator[list[Tensor]]:
+    """Each batch as flat inputs. Raises CalibrationError, with its index, where one does not fit the program."""
+    for index, batch in enumerate(batches):
+        args = () if isinstance(batch, dict) else tuple(batch) if isinstance(batch, tuple | list) else (batch,)
+        try:
+            yield program.signature.flatten(args, batch if isinstance(batch, dict) else {})
+        except SignatureError as error:
+            raise CalibrationError(
+                f"calibration batch {index} does not fit: {error.what}",
+                expected=error.expected,
+                found=error.found,
+                hint="a batch is what the model is called with: a tensor, a tuple, or a dict of keyword inputs",
+            ) from error
+
+
+def _length(batches: Iterable[Any]) -> int | None:
+    length = operator.length_hint(batches, -1)
+    return length if length >= 0 else None

@@ -1,0 +1,117 @@
+"""Mark the values that are to be quantized."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import fx
+
+from tersor.ir.errors import PassError
+from tersor.ir.operators import OBSERVE
+from tersor.ir.program import Program
+from tersor.ir.quantization import INT8, Granularity, QuantType, Scheme
+from tersor.ir.stage import Stage
+
+from ..base import Pass, PassResult, Promise
+from .placement import Coverage, Place, matches, operator_of, place
+from .roles import WEIGHTS, Role, role_of
+
+
+@dataclass(frozen=True)
+class InsertFakeQuant(Pass):
+    """Insert an observer wherever a value will live on an integer grid. `Calibrate` turns observers into fake-quantize.
+
+        %conv2d = aten.conv2d(%x, @w, @b)          %x_observed = tersor.observe(%x, x, ...)
+        %relu   = aten.relu(%conv2d)          ->   %w_observed = tersor.observe(@w, w, 0, ...)
+                                                   %conv2d = aten.conv2d(%x_observed, %w_observed, @b)
+                                                   %relu = aten.relu(%conv2d)
+                                                   %relu_observed = tersor.observe(%relu, relu, ...)
+
+    Batch norm should be folded before, or it stands as float between convolutions; `Quantize` does that.
+
+    scheme: the grids of activations and weights.
+    coverage: what is quantized besides convolutions and linears (see `Coverage`).
+    operators: only these, as `("conv2d", "linear")`; empty means all that have a role.
+    skip: regular expressions of node names or module paths that stay float, as `("classifier", r"layers\\.0\\..*")`.
+
+    Raises PassError where an entry of `operators` or `skip` matches nothing, or nothing is left to quantize.
+    """
+
+    takes: ClassVar[frozenset[Stage]] = frozenset({Stage.FLOAT})
+    gives: ClassVar[Stage | None] = Stage.FAKE_QUANT
+    promise: ClassVar[Promise] = Promise.EXACT
+
+    scheme: Scheme = INT8
+    coverage: Coverage = Coverage.FASTEST
+    operators: tuple[str, ...] = ()
+    skip: tuple[str, ...] = ()
+
+    def run(self, program: Program) -> PassResult:
+        """Insert the observers."""
+        self._refuse_unmatched(program)
+        plan = place(program, self.coverage, self.operators, self.skip)
+        if not any(role is Role.COMPUTE for role in plan.quantized.values()):
+            raise PassError(
+                "there is nothing to quantize",
+                expected=f"at least one of {', '.join(sorted({t._opname for t in WEIGHTS}))}",  # type: ignore[attr-defined]
+                found=f"operators={self.operators}, skip={self.skip}" if self.operators or self.skip else None,
+            )
+        for spot in plan.places:
+            self._observe_activation(program, spot)
+        weights: dict[str, fx.Node] = {}
+        for node, role in plan.quantized.items():
+            if role is Role.COMPUTE:
+                self._observe_weight(program, node, weights)
+        kinds = ", ".join(f"{count} {name}" for name, count in _counts(list(plan.quantized)).items())
+        return PassResult(program, True, (f"quantizes {kinds}", f"{len(plan.places)} activations on grids"))
+
+    def _refuse_unmatched(self, program: Program) -> None:
+        calls = [node for node in program.graph.nodes if node.op == "call_function"]
+        for name in self.operators:
+            if not any(operator_of(node) == name for node in calls):
+                known = sorted({operator_of(node) for node in calls if role_of(program, node) is not Role.FLOAT})
+                raise PassError(f"operators={name!r} is not in the program", expected=f"among {', '.join(known)}")
+        for pattern in self.skip:
+            if not any(matches(node, pattern) for node in calls):
+                raise PassError(f"skip={pattern!r} matches no node and no module", hint="see `print(program)`")
+
+    def _observe_activation(self, program: Program, spot: Place) -> None:
+        users = tuple(spot.node.users) if spot.users is None else spot.users
+        kind = self.scheme.activation
+        with program.graph.inserting_after(_last_input(spot.node)):
+            observed = _observe(program, spot.node, spot.group, None, kind)
+        for user in users:
+            user.replace_input_with(spot.node, observed)
+
+    def _observe_weight(self, program: Program, node: fx.Node, seen: dict[str, fx.Node]) -> None:
+        layout, kind = WEIGHTS[node.target], self.scheme.weight
+        weight = node.args[layout.weight]
+        assert isinstance(weight, fx.Node)
+        key = str(weight.target)
+        if key not in seen:
+            axis = layout.axis if kind.granularity is Granularity.PER_CHANNEL else None
+            with program.graph.inserting_after(weight):
+                seen[key] = _observe(program, weight, key, axis, kind)
+        node.update_arg(layout.weight, seen[key])
+
+
+def _observe(program: Program, node: fx.Node, group: str, axis: int | None, kind: QuantType) -> fx.Node:
+    name = node.name if node.op != "get_attr" else str(node.target).replace(".", "_")
+    arguments = (node, group, axis, kind.qmin, kind.qmax, kind.symmetric)
+    return program.call(OBSERVE, arguments, like=node, name=f"{name}_observed")
+
+
+def _last_input(node: fx.Node) -> fx.Node:
+    """Where to insert after `node`: after all inputs, when it is one, so that inputs stay together."""
+    while node.op == "placeholder" and node.next.op == "placeholder":
+        node = node.next
+    return node
+
+
+def _counts(nodes: list[fx.Node]) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for node in nodes:
+        name = operator_of(node)
+        counts[name] = counts.get(name, 0) + 1
+    return counts

@@ -1,0 +1,1 @@
+"""Passes that rewrite a graph exactly, by rule or on request."""

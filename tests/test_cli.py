@@ -70,7 +70,7 @@ def compressed(run: Run, out: str = "out", *options: str) -> Any:
 
 def test_compress_writes_an_artifact_and_says_what_it_did(run: Run) -> None:
     report = compressed(run)
-    assert [row["name"] for row in report["report"]][-2:] == ["calibrate", "correct_bias"]
+    assert [row["name"] for row in report["report"]][-2:] == ["settle_grids", "correct_bias"]
     assert report["lowering"]["integer_share"] == 1.0
     assert Path("out/model.onnx").stat().st_size > 0
     assert Path("out/program.tersor").stat().st_size > 0

@@ -51,7 +51,7 @@ def _rule(kind: _Kind) -> Callable[..., tuple[str, ...]]:
             raise Refusal("dropout between layers is in training mode", "program.eval()")
         ways = 2 if bidirectional else 1
         tensors = _parameters(b, layers * ways, 4 if biased else 2)
-        given = list(states) if isinstance(states, list | tuple) else [states]
+        given: list[Any] = list(states) if isinstance(states, list | tuple) else [states]
         source: str = b.op("Transpose", x, perm=[1, 0, 2]) if batch_first else x
         finals: list[list[str]] = [[] for _ in given]
         for layer in range(layers):

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from tersor.ir.errors import TraceError
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .call import Call
 
 Function: TypeAlias = "Callable[[Call], Value | Sequence[Value | None] | None]"
+AnyRule = TypeVar("AnyRule", bound=Function)
 
 
 @dataclass(frozen=True)
@@ -48,10 +49,10 @@ def standard(domain: str) -> str:
     return "" if domain == "ai.onnx" else domain
 
 
-def rule(*operators: str, since: int = 1, until: int | None = None, domain: str = "") -> Callable[[Function], Function]:
+def rule(*operators: str, since: int = 1, until: int | None = None, domain: str = "") -> Callable[[AnyRule], AnyRule]:
     """Register a function as the rule of these operators. Raises TraceError where one has a rule for such an opset."""
 
-    def register(function: Function) -> Function:
+    def register(function: AnyRule) -> AnyRule:
         for operator in operators:
             add_rule(operator, function, since=since, until=until, domain=domain)
         return function

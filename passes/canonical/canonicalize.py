@@ -37,9 +37,10 @@ class Canonicalize(Pass):
     Removed: dead nodes, copies, casts to the same dtype, views of everything, pads of nothing, adding 0 and
     multiplying by 1 where the type stays, dropout that does not train, detach, attention masks that hide nothing.
     Merged: reshapes of reshapes, permutations of permutations, zero pads into the padding of convolutions and of
-    average pooling, equal calls. One spelling: an operator that has several is written in one of them (permute, matmul,
-    split_with_sizes), and a formula as the operator that computes it: see `RecoverOperators`. What depends on buffers and constants alone is computed and becomes a buffer of the node's name;
-    trainable parameters stay as they are, and so does what reads random numbers.
+    average pooling, equal calls. One spelling: an operator that has several is written in one of them (permute,
+    matmul, split_with_sizes), and a formula as the operator that computes it: see `RecoverOperators`. What depends on
+    buffers and constants alone is computed and becomes a buffer of the node's name; trainable parameters stay as they
+    are, and so does what reads random numbers.
 
     Once dropout is removed, `program.train()` cannot switch it on again, and without detach gradients flow where they
     did not.

@@ -99,7 +99,7 @@ def _masks(context: Context, scores: fx.Node) -> list[tuple[fx.Node, Any]]:
     if fill is not None and fill.number == -math.inf and len(fill.source.users) == 1:
         ways.append((fill.source, fill))
     if scores.target is aten.add.Tensor and argument(scores, "alpha") == 1:
-        left, right = scores.args
+        left, right = list[Any](scores.args)
         ways += [(a, b) for a, b in ((left, right), (right, left)) if _may_mask(a, b)]
     return ways
 

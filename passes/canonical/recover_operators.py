@@ -30,9 +30,9 @@ class RecoverOperators(Pass):
         %mul_1 = mul(@weight, %mul)
 
     Found: silu, mish, hardsigmoid, hardswish, both forms of gelu, rsqrt, layer norm and RMS norm with what they are
-    scaled and shifted by, attention, products with a matrix of parameters, the bias of a linear. So passes and targets, which know the operators, see the
-    same graph whichever way the model came in. A formula is left as it is where something else uses a value inside of
-    it, where its constants are others, and where its parts differ in dtype.
+    scaled and shifted by, attention, products with a matrix of parameters, the bias of a linear. So passes and targets,
+    which know the operators, see the same graph whichever way the model came in. A formula is left as it is where
+    something else uses a value inside of it, where its constants are others, and where its parts differ in dtype.
 
     `Canonicalize` does this as well, and finds more, since it clears away what stands in between.
 

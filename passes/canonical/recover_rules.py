@@ -151,9 +151,9 @@ def scale_into_norm(context: Context, node: fx.Node) -> fx.Node | None:
 def shift_into_norm(context: Context, node: fx.Node) -> fx.Node | None:
     """A layer norm without bias, plus a tensor of the sizes that it goes over."""
     for norm, shift in _operands(node) if argument(node, "alpha") == 1 else ():
-        if norm.target is aten.layer_norm.default and _takes(context, norm, shift, node):
-            if argument(norm, "bias") is None:
-                return _with_argument(context, node, norm, "bias", shift)
+        fits = norm.target is aten.layer_norm.default and _takes(context, norm, shift, node)
+        if fits and argument(norm, "bias") is None:
+            return _with_argument(context, node, norm, "bias", shift)
     return None
 
 

@@ -221,7 +221,7 @@ class _Matcher:
                         yield from self._assign(terms[1:], leaves[:index] + leaves[index + 1 :], found)
 
     def _product(self, root: fx.Node, most: int) -> _Bag | None:
-        number, leaves, calls = 1.0, [], set()
+        number, leaves, calls = 1.0, list[tuple[fx.Node, bool]](), set[fx.Node]()
         stack: list[tuple[Any, bool, int]] = [(root, False, 0)]
         while stack and len(leaves) <= most:
             value, inverse, depth = stack.pop()
@@ -239,7 +239,7 @@ class _Matcher:
         return _Bag(number, tuple(leaves), frozenset(calls)) if calls else None
 
     def _sum(self, root: fx.Node, most: int) -> _Bag | None:
-        number, leaves, calls = 0.0, [], set()
+        number, leaves, calls = 0.0, list[tuple[fx.Node, bool]](), set[fx.Node]()
         stack: list[tuple[Any, int]] = [(root, 0)]
         while stack and len(leaves) <= most:
             value, depth = stack.pop()

@@ -3,6 +3,8 @@ function."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from ..call import Call
@@ -33,7 +35,7 @@ def attention(op: Call) -> Value | None:
     if not _mask_fits(op, mask, query, key, causal):
         return None
     grouped = op.size(query, 1) != op.size(key, 1)
-    options = {"enable_gqa": True} if grouped else {}
+    options: dict[str, Any] = {"enable_gqa": True} if grouped else {}
     if op.has_attr("scale"):
         options["scale"] = op.attr_float("scale")
     result = op.call(aten.scaled_dot_product_attention.default, query, key, value, mask, 0.0, causal, **options)

@@ -190,7 +190,7 @@ def on_stored(rule: Function) -> Function:
     """Let the rule of an operator that moves values take integers: what they stand for moves, and stays on the grid."""
 
     @wraps(rule)
-    def either(op: Call) -> Value | Sequence[Value | None]:
+    def either(op: Call) -> Value | Sequence[Value | None] | None:
         stored = op.optional(0)
         if not isinstance(stored, Quantized) or stored.axis is not None:
             return rule(op)

@@ -217,7 +217,7 @@ def _direction(op: Call, kind: _Kind, index: int, activations: list[str]) -> _Di
         both = _of(op, 3, index)
         biases = [op.call(aten.slice.Tensor, both, 0, start, start + gates) for start in (0, gates)]
     peepholes = None if kind.peepholes is None or not op.has(kind.peepholes) else _of(op, kind.peepholes, index)
-    return _Direction(op, weight, recurrent, *biases, peepholes, activations, hidden)
+    return _Direction(op, weight, recurrent, biases[0], biases[1], peepholes, activations, hidden)
 
 
 def _of(op: Call, place: int, direction: int) -> Value:

@@ -7,6 +7,7 @@ widened by as much as the axis shrinks.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,7 +29,7 @@ _POINTS = (
     "asymmetric",
     "tf_crop_and_resize",
 )
-_ROUNDINGS = {
+_ROUNDINGS: dict[str, Callable[[Floats], Floats]] = {
     "floor": np.floor,
     "ceil": np.ceil,
     "round_prefer_floor": lambda places: np.ceil(places - 0.5),

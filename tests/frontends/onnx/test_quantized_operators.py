@@ -280,12 +280,12 @@ def test_dynamic_quantization_is_exact(tmp_path: Path) -> None:
         np.testing.assert_array_equal(ours, theirs)
 
 
-AXES = [{"axis": 0}, {"axis": 2}, {"axis": 1, "block_size": 2}, {"axis": 2, "block_size": 3}]
+AXES: list[dict[str, Any]] = [{"axis": 0}, {"axis": 2}, {"axis": 1, "block_size": 2}, {"axis": 2, "block_size": 3}]
 
 
 @pytest.mark.parametrize("attributes", AXES)
 @pytest.mark.parametrize("stored", [False, True])
-def test_dequantization_along_an_axis_and_by_blocks(attributes: dict[str, int], stored: bool, tmp_path: Path) -> None:
+def test_dequantization_along_an_axis_and_by_blocks(attributes: dict[str, Any], stored: bool, tmp_path: Path) -> None:
     sizes = (2, 4, 5)
     axis, block = attributes["axis"], attributes.get("block_size", 0)
     many = tuple(-(-s // block) if d == axis else s for d, s in enumerate(sizes)) if block else (sizes[axis],)

@@ -259,7 +259,8 @@ def grids(program: Program) -> Counter[tuple[Any, ...]]:
             scale, zero = (program.constant(argument) for argument in node.args[1:3])
             assert scale is not None
             assert zero is not None
-            found[(tuple(scale.flatten().tolist()), tuple(zero.flatten().tolist()), *node.args[3:])] += 1
+            grid = (tuple(scale.flatten().tolist()), tuple(zero.flatten().tolist()))
+            found[grid + node.args[3:]] += 1
     return found
 
 

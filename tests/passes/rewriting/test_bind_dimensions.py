@@ -19,7 +19,8 @@ class Flattens(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.convolution(x)
-        return self.linear(y.reshape(y.shape[0], -1)) + y.shape[0] * 2
+        result: Tensor = self.linear(y.reshape(y.shape[0], -1)) + y.shape[0] * 2
+        return result
 
 
 def traced() -> ts.Program:

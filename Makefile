@@ -20,7 +20,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export PIP_NO_INPUT = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-all test-gpu lint types format links bench clean
+.PHONY: help venv demo test test-all test-gpu emulator lint types format links bench clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -30,14 +30,27 @@ venv: $(STAMP) ## make .venv and install tersor in it, editable, with everything
 demo: $(STAMP) ## compress a small model, end to end
 	$(BIN)/python -m examples.demo
 
-test: lint types ## lint, types, and the quick tests
+test: emulator lint types ## lint, types, and the quick tests
 	$(PYTEST) -m "not slow and not gpu"
 
-test-all: lint types ## the same with the slow tests
+test-all: emulator lint types ## the same with the slow tests
 	$(PYTEST) -m "not gpu"
 
 test-gpu: $(STAMP) ## the tests that need an NVIDIA GPU
 	$(BIN)/pytest -m gpu
+
+# A processor that runs AArch64 itself needs its own C compiler alone.
+EMULATION := $(if $(filter aarch64 arm64,$(shell uname -m)),cc,cc qemu-aarch64 aarch64-linux-gnu-gcc)
+PACKAGES := gcc libc6-dev $(if $(filter-out cc,$(EMULATION)),qemu-user gcc-aarch64-linux-gnu libc6-dev-arm64-cross)
+
+emulator: ## install what the tests of the neon target run with, where that may be done; else name it
+	@command -v $(EMULATION) >/dev/null && [ $$(command -v $(EMULATION) | wc -l) = $(words $(EMULATION)) ] || { \
+	    if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	        apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(PACKAGES); \
+	    else \
+	        echo 'to test the neon target: apt-get install $(PACKAGES) (as root)' >&2; [ -z "$$CI" ]; \
+	    fi; \
+	}
 
 lint: $(STAMP) ## ruff: rules and format
 	$(BIN)/ruff check --quiet .

@@ -1,4 +1,4 @@
-"""Instructions that a NEON kernel executes per dense multiply-accumulate, counted under emulation, with the bits checked.
+"""Instructions that a NEON kernel executes per dense multiply-accumulate, counted under emulation; bits are checked.
 
 A 1x1 convolution, 256 to 256 channels on 196 pixels. Sparse kernels are charged for the dense product, so that what
 they save shows. Zeros are whole blocks at random places; in the unstructured rows, single weights.
@@ -109,9 +109,11 @@ def _weight(rng: np.random.Generator, figure: Figure) -> NDArray[np.int8]:
     keep = np.zeros(blocks, bool)
     keep[rng.permutation(blocks)[: round(figure.kept * blocks)]] = True
     mask = keep.reshape(CHANNELS // rows, -1).repeat(rows, 0).repeat(columns, 1)
-    return (weight * mask).astype(np.int8)
+    masked: NDArray[np.int8] = (weight * mask).astype(np.int8)
+    return masked
 
 
 def _blocked(x: NDArray[np.int8], block: int) -> NDArray[np.int8]:
-    blocks: NDArray[np.int8] = x.reshape(len(x) // block, block, -1).transpose(0, 2, 1)
-    return np.ascontiguousarray(blocks).reshape(-1)
+    blocks = x.reshape(len(x) // block, block, -1).transpose(0, 2, 1)
+    flat: NDArray[np.int8] = np.ascontiguousarray(blocks).reshape(-1)
+    return flat

@@ -56,7 +56,7 @@ def choose(isa: str, weight: Weight) -> Choice:
 
 
 def _kept(weight: Weight, cost: Cost) -> float:
-    """The share of MACs that a kernel does: its blocks that are not all zero, those that fill up channels among them."""
+    """The share of MACs that a kernel does: its blocks that are not all zero, with those that fill up channels."""
     if not cost.rows:
         return 1.0
     out, channels = (

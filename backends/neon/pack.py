@@ -109,8 +109,9 @@ def _blocked(weight: Int8, rows: int, block: int) -> Int8:
     out, channels = weight.shape[:2]
     padded = np.zeros((round_up(out, rows), round_up(channels, block), *weight.shape[2:]), np.int8)
     padded[:out, :channels] = weight
-    split: Int8 = padded.reshape(len(padded) // rows, rows, padded.shape[1] // block, block, -1)
-    return split.transpose(0, 4, 2, 1, 3)
+    split = padded.reshape(len(padded) // rows, rows, padded.shape[1] // block, block, -1)
+    blocked: Int8 = split.transpose(0, 4, 2, 1, 3)
+    return blocked
 
 
 def pack_dense(weight: Int8, layout: DenseLayout) -> Int8:

@@ -189,14 +189,14 @@ def padding_of(user: fx.Node) -> tuple[Border, int]:
     """The border that a reader wants around its input, and what it is to hold."""
     if user.target is ops.INT_CONV:
         top, left = pair(user.args[5], 0)
-        return Border(top, left, top, left), int(user.args[3])  # type: ignore[call-overload, no-any-return]
+        return Border(top, left, top, left), integer(user.args[3])
     own = explicit_padding(user)
     if own is None:
         return NO_BORDER, 0
     border = NO_BORDER
     for reader in user.users:
         border = border.union(own.around(padding_of(reader)[0]))
-    return border, int(user.args[2])  # type: ignore[call-overload, no-any-return]
+    return border, integer(user.args[2])
 
 
 def explicit_padding(node: object) -> Border | None:
@@ -209,6 +209,12 @@ def explicit_padding(node: object) -> Border | None:
     fits = fits and (node.meta[KEY].dim() > 3 or not (top or bottom))
     same = all(user.target is ops.INT_CONV and user.args[3] == node.args[2] for user in node.users)
     return Border(top, left, bottom, right) if fits and same else None
+
+
+def integer(value: object) -> int:
+    """An argument that the operator's schema says is an integer."""
+    assert isinstance(value, int)
+    return value
 
 
 def pair(values: Any, missing: int) -> tuple[int, int]:

@@ -1,7 +1,8 @@
-"""What each operator of the integer stage becomes. A table: a line, and a short function, teaches the target a new one."""
+"""What each operator of the integer stage becomes. A line in the table, and a short function, add one."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from tersor.ir.proofs import Requantization
 
 from .choice import Choice, choose
 from .layout import Affine, Border
-from .plan import Planner, explicit_padding, pair
+from .plan import Planner, explicit_padding, integer, pair
 from .steps import (
     Convolution,
     CutAverage,
@@ -48,11 +49,6 @@ def _macs(node: fx.Node) -> int:
     return multiply_accumulates(node, _sizes)
 
 
-def _integer(value: Any) -> int:
-    assert isinstance(value, int)
-    return value
-
-
 # -- edges -----------------------------------------------------------------------------------------------------------
 
 
@@ -61,7 +57,7 @@ def _quantize(planner: Planner, node: fx.Node) -> None:
     axis = 1 if len(planner.shape(node)) > 2 and _is_image(node) else None
     index = planner.program.placeholders.index(source)  # type: ignore[arg-type]  # support.py: an input
     step = float(planner.constant(scale))  # type: ignore[arg-type]  # support.py: a constant
-    grid = _integer(zero_point), _integer(low), _integer(high)
+    grid = integer(zero_point), integer(low), integer(high)
     plain = planner.allocate(f"{node.name}_plain", planner.shape(node), None)
     planner.steps.append(QuantizeInput(node.name, (), Walk.whole(plain), index, step, *grid))
     planner.values[node] = plain.view()
@@ -93,7 +89,7 @@ def _dequantize(planner: Planner, node: fx.Node) -> None:
                 int(np.prod(planner.shape(node), dtype=np.int64)),
                 index,
                 step,
-                _integer(zero_point),
+                integer(zero_point),
             )
         )
 
@@ -107,7 +103,7 @@ def _linear_output(planner: Planner, node: fx.Node, acc: fx.Node, index: int) ->
     values = _bias(planner, bias, len(filters))
     planner.steps.append(
         LinearOutput(
-            acc.name, (source,), None, index, filters, values, _integer(zero_point), rows, scale, macs=_macs(acc)
+            acc.name, (source,), None, index, filters, values, integer(zero_point), rows, scale, macs=_macs(acc)
         )
     )
 
@@ -135,7 +131,7 @@ def _grid(planner: Planner, node: fx.Node, acc: fx.Node, channels: int | None) -
     assert reach is not None
     wide = given if channels is None else given.expand(channels)
     lowest, highest = (reach.low, reach.high) if reach.low.shape == wide.shape else (reach.low.min(), reach.high.max())
-    grid = _integer(zero_point), _integer(low), _integer(high)
+    grid = integer(zero_point), integer(low), integer(high)
     case = Requantization(wide, *grid, lowest.expand(wide.shape), highest.expand(wide.shape))
     magic = bool(case.allows_magic().all())
     return Requantize(wide.numpy().astype(np.float32), case.zero_point, case.quant_min, case.quant_max, magic)
@@ -148,7 +144,7 @@ def _convolution(planner: Planner, acc: fx.Node, node: fx.Node) -> None:
     assert filters is not None
     filters = filters[:, :, None, :] if filters.ndim == 3 else filters
     strides, pads, steps = pair(stride, 1), pair(padding, 0), pair(dilation, 1)
-    zero, border = _integer(zero_point), Border(pads[0], pads[1], pads[0], pads[1])
+    zero, border = integer(zero_point), Border(pads[0], pads[1], pads[0], pads[1])
     if (explicit := explicit_padding(x)) is not None:
         x, border = x.args[0], explicit.around(border)
         assert isinstance(x, fx.Node)
@@ -157,7 +153,7 @@ def _convolution(planner: Planner, acc: fx.Node, node: fx.Node) -> None:
     grid, values = _grid(planner, node, acc, len(filters)), _bias(planner, bias, len(filters))
     walk = _moved_back(source, border, planner.block)
     depthwise = groups == len(filters) == planner.shape(x)[1] and groups != 1
-    filters = filters if depthwise else _ungrouped(filters, _integer(groups))
+    filters = filters if depthwise else _ungrouped(filters, integer(groups))
     if strides != (1, 1):
         walk = _phases(planner, node, walk, x, border, strides, filters.shape[2:], steps)
     taps = _taps(walk, filters.shape[2:], steps, strides, planner.block)
@@ -244,7 +240,7 @@ def _linear(planner: Planner, acc: fx.Node, node: fx.Node) -> None:
     planner.steps.append(
         Convolution(
             node.name, (source,), Walk.whole(buffer), filters[:, :, None, None], _bias(planner, bias, len(filters)),
-            _integer(zero_point), np.zeros(1, np.int32), layout.rows, layout.width, grid, kernel.name, kernel.reason,
+            integer(zero_point), np.zeros(1, np.int32), layout.rows, layout.width, grid, kernel.name, kernel.reason,
             macs=_macs(acc),
         )
     )  # fmt: skip
@@ -259,7 +255,7 @@ def _window(planner: Planner, acc: fx.Node, node: fx.Node) -> None:
     x, zero_point, kernel, stride, padding, _ = acc.args
     assert isinstance(x, fx.Node)
     window, strides, pads = pair(kernel, 1), pair(stride, 1), pair(padding, 0)
-    grid, zero = _grid(planner, node, acc, None), _integer(zero_point)
+    grid, zero = _grid(planner, node, acc, None), integer(zero_point)
     if grid.multiplier.size > 1:
         source, buffer = planner.read(x, 1), planner.result(node, 1)
         plane = _plane(planner, x)
@@ -323,7 +319,7 @@ def _reduction(planner: Planner, acc: fx.Node, node: fx.Node) -> None:
     planner.steps.append(
         Pool(
             node.name, (source,), Walk.whole(buffer), "global", np.zeros(1, np.int32), window[0], window[1],
-            window[0] * window[1], _integer(zero_point), grid,
+            window[0] * window[1], integer(zero_point), grid,
         )
     )  # fmt: skip
 
@@ -332,7 +328,7 @@ def _product(planner: Planner, acc: fx.Node, node: fx.Node) -> None:
     a, b, zero_a, zero_b = acc.args
     reads, buffer = _aligned(planner, node, (a, b))
     grid = _grid(planner, node, acc, None)
-    zeros = _integer(zero_a), _integer(zero_b)
+    zeros = integer(zero_a), integer(zero_b)
     planner.steps.append(Product(node.name, reads, Walk.whole(buffer), zeros, grid, macs=_macs(acc)))
 
 
@@ -347,21 +343,21 @@ def _matmul(planner: Planner, acc: fx.Node, node: fx.Node) -> None:
     )
     buffer = planner.result(node, None)
     sizes = int(np.prod(batch, dtype=np.int64)), m, k, n
-    zeros, grid = (_integer(zero_a), _integer(zero_b)), _grid(planner, node, acc, None)
+    zeros, grid = (integer(zero_a), integer(zero_b)), _grid(planner, node, acc, None)
     planner.steps.append(MatMul(node.name, reads, Walk.whole(buffer), sizes, zeros, grid, macs=_macs(acc)))
 
 
 def _normalize(planner: Planner, acc: fx.Node, node: fx.Node) -> None:
     x, weight, bias, zero_point, rank, epsilon, center = acc.args
     shape = planner.shape(acc)
-    length = int(np.prod(shape[len(shape) - _integer(rank) :], dtype=np.int64))
+    length = int(np.prod(shape[len(shape) - integer(rank) :], dtype=np.int64))
     source, buffer = planner.read(x, None), planner.result(node, None)  # type: ignore[arg-type]
     scale, offset = planner.constant(weight), planner.constant(bias)
     rows = int(np.prod(shape, dtype=np.int64)) // length
     planner.steps.append(
         Normalize(
-            node.name, (source,), Walk.whole(buffer), rows, length, scale, offset, _integer(zero_point),
-            _integer(epsilon), bool(center), _grid(planner, node, acc, None),
+            node.name, (source,), Walk.whole(buffer), rows, length, scale, offset, integer(zero_point),
+            integer(epsilon), bool(center), _grid(planner, node, acc, None),
         )
     )  # fmt: skip
 
@@ -390,8 +386,8 @@ def _add(planner: Planner, node: fx.Node) -> None:
     a, b, scale_a, zero_a, scale_b, zero_b, scale, zero_point, low, high = node.args
     reads, buffer = _aligned(planner, node, (a, b))
     scales = float(scale_a), float(scale_b), float(scale)  # type: ignore[arg-type]
-    zeros = _integer(zero_a), _integer(zero_b), _integer(zero_point)
-    planner.steps.append(Sum(node.name, reads, Walk.whole(buffer), scales, zeros, _integer(low), _integer(high)))
+    zeros = integer(zero_a), integer(zero_b), integer(zero_point)
+    planner.steps.append(Sum(node.name, reads, Walk.whole(buffer), scales, zeros, integer(low), integer(high)))
 
 
 def _lookup(planner: Planner, node: fx.Node) -> None:
@@ -412,7 +408,7 @@ def _softmax(planner: Planner, node: fx.Node) -> None:
     x, exponentials, dim, numerator, zero_point, low, high = node.args
     assert isinstance(x, fx.Node)
     shape = planner.shape(node)
-    axis = _integer(dim) % len(shape)
+    axis = integer(dim) % len(shape)
     elements = np.moveaxis(planner.value(x), axis, -1)
     source = planner.read(np.ascontiguousarray(elements), None)
     buffer = planner.allocate(node.name, elements.shape, None)
@@ -420,11 +416,11 @@ def _softmax(planner: Planner, node: fx.Node) -> None:
     table = planner.constant(exponentials)
     assert table is not None
     rows = elements.size // shape[axis]
-    grid = _integer(numerator), _integer(zero_point), _integer(low), _integer(high)
+    grid = integer(numerator), integer(zero_point), integer(low), integer(high)
     planner.steps.append(Softmax(node.name, (source,), Walk.whole(buffer), rows, shape[axis], table, *grid))
 
 
-_ACCUMULATORS = {
+_ACCUMULATORS: dict[object, Callable[[Planner, fx.Node, fx.Node], None]] = {
     ops.INT_CONV: _convolution,
     ops.INT_LINEAR: _linear,
     ops.INT_MATMUL: _matmul,
@@ -437,7 +433,7 @@ _ACCUMULATORS = {
 _BY_CHANNEL = frozenset({ops.INT_CONV, ops.INT_MAX_POOL, ops.INT_SUM_POOL, ops.INT_SUM, ops.INT_ADD, ops.INT_LOOKUP})
 """Operators that walk images by channels."""
 
-RULES = {
+RULES: dict[object, Callable[[Planner, fx.Node], None]] = {
     ops.QUANTIZE: _quantize,
     ops.DEQUANTIZE: _dequantize,
     ops.REQUANTIZE: _requantize,

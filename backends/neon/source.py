@@ -81,7 +81,7 @@ def _written(step: Step) -> Walk:
 
 
 def _planes(y: Walk, reads: Sequence[Walk] = (), size: tuple[int, int, int] | None = None) -> str:
-    """The initializer of a tersor_planes: blocks, rows and bytes of each row, and the strides of up to three tensors."""
+    """The initializer of a tersor_planes: blocks, rows, bytes of a row, and the strides of up to three tensors."""
     layout = y.buffer.layout
     blocks, rows, count = size or (layout.blocks, layout.rows, layout.width * layout.block)
     walks = [*reads[:2], *[y] * (2 - len(reads[:2])), y]
@@ -197,7 +197,7 @@ def _convolution(c: Context, s: Convolution) -> list[str]:
         fields["group_starts"] = c.constant(sparse.group_starts)
         fields["block_counts"] = c.constant(sparse.block_counts)
     fields["bias"] = c.constant(bias)
-    fields["requantize"] = c.requantize(s.requantize, scale)  # type: ignore[arg-type]
+    fields["requantize"] = c.requantize(s.requantize, scale)
     groups = y.buffer.layout.blocks if s.kernel == "depthwise" else -(-len(weight) // GROUP)
     part = f"tersor_part_of({s.rows * s.width}, {groups}, share)"
     call = f"    KERNEL({s.kernel})(&conv, {c.at(x)}, {c.at(y)}, {part});"

@@ -1,4 +1,4 @@
-"""What a lowered model does, one kernel call after another. Offsets are bytes into the arena until `memory` places them."""
+"""What a lowered model does, one kernel call after another. `memory` places the buffers."""
 
 from __future__ import annotations
 

@@ -83,7 +83,8 @@ def filled_with(elements: Elements) -> Elements:
 
 def moved(node: fx.Node, read: Callable[[fx.Node], Any]) -> Any:
     """The elements that a movement gives, from those of its inputs: the operator itself, run on their numbers."""
-    args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: _tensors(read(n)))
+    given: tuple[Any, Any] = fx.node.map_arg((node.args, node.kwargs), lambda n: _tensors(read(n)))
+    args, kwargs = given
     if node.target is INT_RESIZE_NEAREST:
         x, size, scales = args
         result = aten.upsample_nearest2d.default(x.double(), size, *(scales or (None, None)))

@@ -9,11 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
+from .accumulators import accumulator_range
 from .integer_operators import requantize
+
+if TYPE_CHECKING:
+    from .program import Program
 
 MAGIC = 12582912.0
 """1.5 * 2**23: a float32 between this and twice as much has no fraction, so adding it rounds half to even."""
@@ -49,6 +54,21 @@ class Requantization:
     low: Tensor
     high: Tensor
 
+    @classmethod
+    def of(cls, program: Program, node: fx.Node) -> Requantization:
+        """That of a requantize node: a channel for each multiplier, or for each bound of the accumulator."""
+        acc, multiplier, zero_point, low, high = node.args
+        given = program.constant(multiplier)
+        assert isinstance(acc, fx.Node)
+        assert given is not None
+        reach, factors = accumulator_range(program, acc), given.detach().flatten()
+        assert reach is not None
+        bounds = [reach.low.flatten(), reach.high.flatten()]
+        if bounds[0].numel() not in (1, factors.numel()) and factors.numel() != 1:
+            bounds = [bounds[0].min(), bounds[1].max()]
+        wide, least, most = torch.broadcast_tensors(factors, *bounds)
+        return cls(wide, zero_point, low, high, least, most)  # type: ignore[arg-type]  # integers, by its schema
+
     def __call__(self, acc: Tensor) -> Tensor:
         """By the definition: int64[channels, cases] to int64."""
         grid = self.zero_point, self.quant_min, self.quant_max
@@ -76,6 +96,11 @@ class Requantization:
         ends = torch.stack([self.low.reshape(-1), self.high.reshape(-1)], dim=1).expand(steps.shape[0], 2)
         every = torch.cat([steps - 1, steps, ends], dim=1)
         return torch.maximum(torch.minimum(every, self.high.reshape(-1, 1)), self.low.reshape(-1, 1))
+
+    def agrees(self, candidate: Implementation) -> Tensor:
+        """The channels, bool[channels], in which a monotone implementation equals the definition."""
+        cases = self.cases()
+        return (self(cases) == candidate(cases)).all(1)
 
     def refute(self, candidate: Implementation) -> Counterexample | None:
         """None where a monotone implementation equals the definition on every reachable accumulator."""

@@ -1,0 +1,159 @@
+"""Requantization in integers: the forms that a circuit computes, and what each costs.
+
+The definition multiplies in float32 (`tersor.ir.integer_operators.requantize`). A circuit computes one of these, each
+proven equal over the reachable accumulators by `requantizer_search`:
+
+MULTIPLY    y = (acc * M + R) >> s; where `even`, R is half a step and a tie goes to the even neighbour
+FLOAT       y = the float32 product in integers: 24 bits of mantissa, rounded to 24 bits, then to an integer
+THRESHOLDS  y = how many of the sorted thresholds acc reaches, for grids of few steps
+
+Then q = clamp(y + zero_point, quant_min, quant_max); thresholds count from quant_min.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+
+MANTISSA_BITS = 24
+"""Of a float32, the leading one among them."""
+_LARGEST_SHIFT = 62
+_FLOAT_ADDERS = 8
+"""What rounding to 24 bits and to an integer take beside the product: two shifts by a variable and two roundings."""
+
+
+class Form(enum.IntEnum):
+    """How a channel is requantized."""
+
+    MULTIPLY = 0
+    FLOAT = 1
+    THRESHOLDS = 2
+
+
+@dataclass(frozen=True)
+class Requantizer:
+    """The requantization of every channel of a layer: int64[channels] each, or int64[1] where all share one.
+
+    thresholds: int64[channels, quant_max - quant_min]; read where the form is THRESHOLDS.
+    acc_bits: how wide the accumulator is, sign included.
+    """
+
+    form: Ints
+    multiplier: Ints
+    offset: Ints
+    shift: Ints
+    even: Bools
+    thresholds: Ints
+    zero_point: int
+    quant_min: int
+    quant_max: int
+    acc_bits: int
+
+    def __call__(self, acc: Ints) -> Ints:
+        """int64[channels, cases] accumulators to int64 of the same shape, as the circuit computes them."""
+        rows = [column[:, None] for column in (self.multiplier, self.offset, self.shift)]
+        steps = multiply_shift(acc, *rows, self.even[:, None])
+        steps = np.where(self.form[:, None] == Form.FLOAT, float_product(acc, rows[0], rows[2]), steps)
+        clamped = np.clip(steps + self.zero_point, self.quant_min, self.quant_max)
+        counted = self.form == Form.THRESHOLDS
+        for channel in np.flatnonzero(counted):
+            reached = np.searchsorted(self.thresholds[channel], acc[channel], side="right")
+            clamped[channel] = self.quant_min + reached
+        return clamped
+
+    @property
+    def forms(self) -> frozenset[Form]:
+        """The forms that its channels have."""
+        return frozenset(Form(int(form)) for form in np.unique(self.form))
+
+    @property
+    def multiplier_bits(self) -> int:
+        """How wide a multiplier that serves all channels is."""
+        return int(bit_length(np.where(self.form == Form.THRESHOLDS, 0, self.multiplier)).max(initial=0))
+
+    @property
+    def adders(self) -> Ints:
+        """Adders, or comparators, of each channel where it has a circuit of its own: int64[channels]."""
+        products = np.maximum(signed_digits(self.multiplier) - 1, 0) + (self.offset != 0) + self.even
+        floats = np.maximum(signed_digits(self.multiplier) - 1, 0) + _FLOAT_ADDERS
+        counted = np.array([len(np.unique(row)) for row in self.thresholds]) if self.thresholds.size else 0
+        return np.select([self.form == Form.FLOAT, self.form == Form.THRESHOLDS], [floats, counted], products)
+
+    @property
+    def cost(self) -> Ints:
+        """Adders times their width in bits, int64[channels]."""
+        wide = np.where(self.form == Form.THRESHOLDS, 0, bit_length(self.multiplier))
+        return self.adders * (self.acc_bits + wide)
+
+
+def multiply_shift(acc: Ints, multiplier: Ints, offset: Ints, shift: Ints, even: Bools) -> Ints:
+    """(acc * multiplier + offset) >> shift, where `even` with ties to even.
+
+    With an offset of half a step, a sum without remainder was a tie: if it gives an odd number, it gives one less.
+    """
+    total = acc * multiplier + offset
+    steps = total >> shift
+    tie = even & ((total & ((np.int64(1) << shift) - 1)) == 0)
+    return steps - (tie & ((steps & 1) == 1))
+
+
+def float_product(acc: Ints, mantissa: Ints, shift: Ints) -> Ints:
+    """round_half_even(float32(acc) * float32(mantissa * 2**-shift)) in integers, for |acc| <= 2**31.
+
+    A mantissa has at most 24 bits. Shifts beyond those of int64 give 0, as the product does.
+    """
+    magnitude = round_to_mantissa(np.abs(acc))
+    product = round_to_mantissa(magnitude * mantissa)
+    return np.where(acc < 0, -1, 1) * round_half_even(product, np.minimum(shift, _LARGEST_SHIFT))
+
+
+def round_to_mantissa(values: Ints) -> Ints:
+    """Non-negative integers to the nearest that float32 holds, ties to even."""
+    drop = np.maximum(bit_length(values) - MANTISSA_BITS, 0)
+    return round_half_even(values, drop) << drop
+
+
+def round_half_even(values: Ints, shift: Ints) -> Ints:
+    """Integers divided by 2**shift, rounded to nearest, ties to even."""
+    odd = (values >> shift) & 1
+    rounded: Ints = (values + np.where(shift > 0, (np.int64(1) << np.maximum(shift - 1, 0)) - 1 + odd, 0)) >> shift
+    return rounded
+
+
+def bit_length(values: Any) -> Ints:
+    """How many bits non-negative integers below 2**62 take; 0 takes none."""
+    given = np.asarray(values, np.int64)
+    guess = np.frexp(given.astype(np.float64))[1].astype(np.int64)
+    below = (guess > 0) & (given < (np.int64(1) << np.maximum(guess - 1, 0)))
+    return guess - below  # a float64 may have rounded up to the next power of two
+
+
+def signed_bits(low: int, high: int) -> int:
+    """The least width of a two's complement number that holds both."""
+    return max(int(low if low >= 0 else ~low).bit_length(), int(high if high >= 0 else ~high).bit_length()) + 1
+
+
+def signed_digits(values: Any) -> Ints:
+    """How many non-zero digits integers have in canonical signed-digit form: shifted terms of a constant product.
+
+    They are the ones of x ^ 3x (Reitwiesner 1960).
+    """
+    given = np.abs(np.asarray(values, np.int64))
+    return population(given ^ (3 * given))
+
+
+def population(values: Ints) -> Ints:
+    """How many bits are set."""
+    count = np.zeros_like(values)
+    rest = values.copy()
+    while rest.any():
+        count += rest & 1
+        rest >>= 1
+    return count

@@ -91,7 +91,8 @@ class _Bounds:
 
     def sample(self) -> _Bounds:
         """Some of the pairs."""
-        return _Bounds(*(part[::_SAMPLE] for part in (self.a, self.b, self.floor, self.low, self.high)))
+        every = slice(None, None, _SAMPLE)
+        return _Bounds(self.a[every], self.b[every], self.floor[every], self.low[every], self.high[every])
 
     def offsets(self, multiplier_a: int, multiplier_b: int, shift: int) -> tuple[int, int]:
         """The least and greatest offset that is right for every pair; the first is the greater if there is none."""

@@ -58,10 +58,10 @@ class Requantizer:
 
     def __call__(self, acc: Ints) -> Ints:
         """int64[channels, cases] accumulators to int64 of the same shape, as the circuit computes them."""
-        rows = [column[:, None] for column in (self.multiplier, self.offset, self.shift)]
-        steps = multiply_shift(acc, *rows, self.even[:, None])
-        steps = np.where(self.form[:, None] == Form.FLOAT, float_product(acc, rows[0], rows[2]), steps)
-        clamped = np.clip(steps + self.zero_point, self.quant_min, self.quant_max)
+        multiplier, offset, shift = (column[:, None] for column in (self.multiplier, self.offset, self.shift))
+        steps = multiply_shift(acc, multiplier, offset, shift, self.even[:, None])
+        steps = np.where(self.form[:, None] == Form.FLOAT, float_product(acc, multiplier, shift), steps)
+        clamped: Ints = np.clip(steps + self.zero_point, self.quant_min, self.quant_max)
         counted = self.form == Form.THRESHOLDS
         for channel in np.flatnonzero(counted):
             reached = np.searchsorted(self.thresholds[channel], acc[channel], side="right")
@@ -84,13 +84,16 @@ class Requantizer:
         products = np.maximum(signed_digits(self.multiplier) - 1, 0) + (self.offset != 0) + self.even
         floats = np.maximum(signed_digits(self.multiplier) - 1, 0) + _FLOAT_ADDERS
         counted = np.array([len(np.unique(row)) for row in self.thresholds]) if self.thresholds.size else 0
-        return np.select([self.form == Form.FLOAT, self.form == Form.THRESHOLDS], [floats, counted], products)
+        conditions = [self.form == Form.FLOAT, self.form == Form.THRESHOLDS]
+        chosen: Ints = np.select(conditions, [floats, counted + 0 * products], products)
+        return chosen
 
     @property
     def cost(self) -> Ints:
         """Adders times their width in bits, int64[channels]."""
         wide = np.where(self.form == Form.THRESHOLDS, 0, bit_length(self.multiplier))
-        return self.adders * (self.acc_bits + wide)
+        cost: Ints = self.adders * (self.acc_bits + wide)
+        return cost
 
 
 def multiply_shift(acc: Ints, multiplier: Ints, offset: Ints, shift: Ints, even: Bools) -> Ints:
@@ -101,7 +104,8 @@ def multiply_shift(acc: Ints, multiplier: Ints, offset: Ints, shift: Ints, even:
     total = acc * multiplier + offset
     steps = total >> shift
     tie = even & ((total & ((np.int64(1) << shift) - 1)) == 0)
-    return steps - (tie & ((steps & 1) == 1))
+    rounded: Ints = steps - (tie & ((steps & 1) == 1))
+    return rounded
 
 
 def float_product(acc: Ints, mantissa: Ints, shift: Ints) -> Ints:
@@ -132,7 +136,8 @@ def bit_length(values: Any) -> Ints:
     given = np.asarray(values, np.int64)
     guess = np.frexp(given.astype(np.float64))[1].astype(np.int64)
     below = (guess > 0) & (given < (np.int64(1) << np.maximum(guess - 1, 0)))
-    return guess - below  # a float64 may have rounded up to the next power of two
+    length: Ints = guess - below
+    return length  # a float64 may have rounded up to the next power of two
 
 
 def signed_bits(low: int, high: int) -> int:

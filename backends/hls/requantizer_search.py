@@ -14,6 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tersor.ir.proofs import Requantization
 
@@ -66,9 +67,12 @@ class _Steps:
         first, last = matters.argmax(1), count - 1 - matters[:, ::-1].argmax(1)
         parts = np.linspace(0, 1, min(_PROBES, count))
         places = (first[:, None] + np.round(parts * (last - first)[:, None])).astype(np.int64)
-        return _Steps(
-            *(np.take_along_axis(part, places, 1) for part in (self.threshold, self.step, self.reached, self.left))
-        )
+
+        def at(part: Ints) -> Ints:
+            return np.take_along_axis(part, places, 1)
+
+        flags = (at(part.astype(np.int64)) > 0 for part in (self.reached, self.left))
+        return _Steps(at(self.threshold), at(self.step), *flags)
 
     def offsets(self, multiplier: Ints, shift: Ints) -> tuple[Ints, Ints]:
         """The least and the greatest R, int64[channels]; the first is above the second where there is none."""
@@ -85,7 +89,8 @@ class _Steps:
             multiply_shift(self.threshold - back, multiplier[:, None], half[:, None], shift[:, None], even)
             for back in (0, 1)
         )
-        return ((at >= self.step) | ~self.reached).all(1) & ((before < self.step) | ~self.left).all(1)
+        right: Bools = np.all((at >= self.step) | ~self.reached, 1) & np.all((before < self.step) | ~self.left, 1)
+        return right
 
 
 @dataclass
@@ -152,7 +157,7 @@ def _take_thresholds(chosen: Requantizer) -> None:
     chosen.form[counted < chosen.cost] = Form.THRESHOLDS
 
 
-def _parts(multiplier: np.ndarray) -> tuple[Ints, Ints]:  # type: ignore[type-arg]  # float32
+def _parts(multiplier: NDArray[np.float32]) -> tuple[Ints, Ints]:
     """float32 multipliers as mantissa * 2**-exponent, the mantissa a whole number of 24 bits."""
     fraction, power = np.frexp(multiplier.astype(np.float64))
     return np.round(fraction * (1 << MANTISSA_BITS)).astype(np.int64), MANTISSA_BITS - power.astype(np.int64)
@@ -201,7 +206,7 @@ def _offer_offsets(found: _Found, steps: _Steps, mantissa: Ints, exponent: Ints)
 
 def _roundest(least: Ints, most: Ints) -> Ints:
     """From each interval the number that ends in the most zeros."""
-    chosen = least.copy()
+    chosen: Ints = least.copy()
     for bit in range(1, _LARGEST_SHIFT + 8):
         rounded = -((-least) >> bit) << bit
         chosen = np.where(rounded <= most, rounded, chosen)

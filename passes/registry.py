@@ -22,6 +22,7 @@ PASSES: Registry[Pass] = Registry(
         "quantize": "tersor.passes.quantization.quantize:Quantize",
         "recover_operators": "tersor.passes.canonical.recover_operators:RecoverOperators",
         "settle_grids": "tersor.passes.quantization.settle_grids:SettleGrids",
+        "snap_scales": "tersor.passes.quantization.snap_scales:SnapScales",
     },
     "tersor.passes",
 )

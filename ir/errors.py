@@ -86,6 +86,10 @@ class CalibrationError(TersorError):
     """Calibration data is empty, does not fit, or holds values that are not finite."""
 
 
+class TrainingError(TersorError):
+    """Training cannot start, cannot go on, or met values that are not finite."""
+
+
 class LoweringError(TersorError):
     """A target does not take this program."""
 

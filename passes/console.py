@@ -6,7 +6,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from .progress import Listener
 
@@ -21,13 +29,20 @@ def progress_bar(always: bool = False) -> Iterator[Listener | None]:
     if not (always or console.is_terminal):
         yield None
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(elapsed_when_finished=False),
+    )
     with Progress(*columns, console=console, transient=console.is_terminal) as progress:
         tasks: dict[str, TaskID] = {}
 
-        def listen(description: str, done: int, total: int | None) -> None:
+        def listen(description: str, done: int, total: int | None, note: str = "", /) -> None:
             if description not in tasks:
-                tasks[description] = progress.add_task(description, total=total)
-            progress.update(tasks[description], completed=done, total=total)
+                tasks[description] = progress.add_task(description, total=total, note=note)
+            progress.update(tasks[description], completed=done, total=total, note=note)
 
         yield listen

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Iterable, Iterator, Sized
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 T = TypeVar("T")
-Listener = Callable[[str, int, int | None], None]
-"""Called with a description, how many are done, and how many there are (None where that is not known)."""
+
+
+class Listener(Protocol):
+    """Called with a description, how many are done, how many there are (None where that is not known), and a note."""
+
+    def __call__(self, description: str, done: int, total: int | None, note: str = ..., /) -> None: ...
+
 
 _listener: ContextVar[Listener | None] = ContextVar("progress", default=None)
 
@@ -22,6 +27,18 @@ def listening(listener: Listener | None) -> Iterator[None]:
         yield
     finally:
         _listener.reset(token)
+
+
+def heard() -> bool:
+    """Whether somebody listens."""
+    return _listener.get() is not None
+
+
+def tell(description: str, done: int, total: int | None, note: str) -> None:
+    """Tell the listener, if there is one; `note` is what goes beside the bar, such as a loss."""
+    listener = _listener.get()
+    if listener is not None:
+        listener(description, done, total, note)
 
 
 def track(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:

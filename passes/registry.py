@@ -16,6 +16,7 @@ PASSES: Registry[Pass] = Registry(
         "correct_bias": "tersor.passes.quantization.correct_bias:CorrectBias",
         "decompose": "tersor.passes.rewriting.decompose:Decompose",
         "expand_attention": "tersor.passes.rewriting.expand_attention:ExpandAttention",
+        "finetune": "tersor.passes.training.finetune:Finetune",
         "fold_batch_norm": "tersor.passes.rewriting.fold_batchnorm:FoldBatchNorm",
         "insert_fake_quant": "tersor.passes.quantization.insert_fake_quant:InsertFakeQuant",
         "lower_to_integer": "tersor.passes.integer.lower_to_integer:LowerToInteger",

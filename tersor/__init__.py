@@ -27,6 +27,9 @@ from tersor.passes.report import PipelineResult, Report
 from tersor.passes.rewriting.decompose import Decompose
 from tersor.passes.rewriting.fold_batchnorm import FoldBatchNorm
 from tersor.passes.rewriting.rewrite import Rewrite
+from tersor.passes.training.batches import ShuffledBatches
+from tersor.passes.training.finetune import Finetune
+from tersor.passes.training.options import Better, Optimizer, Precision, Schedule, Training
 
 from .lowering import compress, load, load_onnx, lower
 
@@ -40,26 +43,33 @@ __all__ = [
     "W4A8",
     "Artifact",
     "Backend",
+    "Better",
     "Calibrate",
     "Canonicalize",
     "Coverage",
     "Decompose",
+    "Finetune",
     "FoldBatchNorm",
     "InsertFakeQuant",
     "Observer",
+    "Optimizer",
     "Pass",
     "PassManager",
     "PassResult",
     "PipelineResult",
+    "Precision",
     "Program",
     "Promise",
     "QuantType",
     "Quantize",
     "Report",
     "Rewrite",
+    "Schedule",
     "Scheme",
+    "ShuffledBatches",
     "Stage",
     "TersorError",
+    "Training",
     "Unsupported",
     "compress",
     "load",

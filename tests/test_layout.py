@@ -28,7 +28,7 @@ LAYERS: dict[str, frozenset[str]] = {
 }
 MAPPED = frozenset(LAYERS) - {"tersor"}
 USERS = frozenset({"tests", "examples", "benchmarks"})
-HEAVY = ("hypothesis", "onnxruntime", "onnxscript", "sklearn", "tensorrt", "tensorrt_rtx", "transformers")
+HEAVY = ("accelerate", "hypothesis", "onnxruntime", "onnxscript", "sklearn", "tensorrt", "tensorrt_rtx", "transformers")
 
 
 def module_name(path: Path) -> str:

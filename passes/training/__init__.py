@@ -1,0 +1,1 @@
+"""The one optimizer loop, and the passes that learn with it."""

@@ -1,0 +1,68 @@
+"""Fine-tuning: recover what pruning, sparsity or quantization cost."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from tersor.ir.errors import TrainingError
+from tersor.ir.program import Program
+from tersor.ir.stage import Stage
+
+from ..base import Pass, PassResult, Promise
+from .loop import fit
+from .options import Better, Training
+from .program_task import Loss, Metric, ProgramTask
+
+
+@dataclass(frozen=True)
+class Finetune(Pass):
+    """Train every parameter on labelled batches; zeros that the program promises stay zero.
+
+    batches: read again each epoch. A batch is `(inputs ..., targets ...)`, or a dict of both by name.
+    loss: `loss(outputs, *targets)`, the mean over the batch, such as torch's `cross_entropy`.
+    epochs: a short way to say `training=Training(epochs=...)`.
+    training: how long and how fast (see `Training`).
+    metric: `metric(outputs, *targets)` on `validation`, batches of the same form; `better`: which way it is to go.
+    freeze: regular expressions of parameter names that are not trained.
+    freeze_batch_norm: keep to the running statistics.
+
+    Raises TrainingError where data or loss is missing or does not fit, or the loss stops being finite.
+    """
+
+    takes: ClassVar[frozenset[Stage]] = frozenset({Stage.FLOAT, Stage.FAKE_QUANT})
+    promise: ClassVar[Promise] = Promise.TRAINED
+
+    batches: Iterable[Any] | None = None
+    loss: Loss | None = None
+    epochs: int | None = None
+    training: Training = field(default_factory=Training)
+    metric: Metric | None = None
+    validation: Iterable[Any] | None = None
+    better: Better = Better.HIGHER
+    freeze: tuple[str, ...] = ()
+    freeze_batch_norm: bool = False
+
+    def run(self, program: Program) -> PassResult:
+        """Train, and return the program with its new tensors."""
+        if self.batches is None or self.loss is None:
+            missing = "training data" if self.batches is None else "a loss"
+            raise TrainingError(f"{missing} is missing", hint="Finetune(batches, loss)")
+        task = ProgramTask(
+            program,
+            self.loss,
+            metric=self.metric,
+            validation=self.validation,
+            freeze=self.freeze,
+            freeze_batch_norm=self.freeze_batch_norm,
+        )
+        outcome = fit(task, self.batches, for_epochs(self.training, self.epochs), self.better)
+        name = getattr(self.metric, "__name__", "metric")
+        return PassResult(task.result(), True, outcome.notes(name))
+
+
+def for_epochs(training: Training, epochs: int | None) -> Training:
+    """The options, with so many epochs where that is given."""
+    return training if epochs is None else dataclasses.replace(training, epochs=epochs, steps=None)

@@ -1,0 +1,71 @@
+"""One process or many: what the loop asks of accelerate, and sums over all processes."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from tersor.ir.errors import MissingDependencyError, TrainingError
+
+from .options import Precision
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+_NAMES = {Precision.FLOAT32: "no", Precision.BFLOAT16: "bf16", Precision.FLOAT16: "fp16"}
+
+
+def accelerator(precision: Precision) -> Accelerator:
+    """accelerate's view of this process: alone, or one of those that torchrun or `accelerate launch` started.
+
+    Raises MissingDependencyError without the package, TrainingError where the device cannot compute in that precision.
+    """
+    if importlib.util.find_spec("accelerate") is None:
+        raise MissingDependencyError("training needs accelerate", hint="pip install 'tersor[training]'")
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+    from accelerate.utils import DistributedDataParallelKwargs
+
+    # The state is one a process and refuses another precision; what connects the processes is kept.
+    AcceleratorState._reset_state()
+    sparse = DistributedDataParallelKwargs(find_unused_parameters=True)
+    found = Accelerator(mixed_precision=_NAMES[precision], kwargs_handlers=[sparse])
+    if precision is Precision.FLOAT16 and found.device.type == "cpu":
+        raise TrainingError("a CPU cannot train in float16", expected="a GPU", hint="precision=Precision.BFLOAT16")
+    return found
+
+
+def world() -> int:
+    """How many processes there are."""
+    return torch.distributed.get_world_size() if _connected() else 1
+
+
+def rank() -> int:
+    """The number of this process."""
+    return torch.distributed.get_rank() if _connected() else 0
+
+
+def _connected() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def summed(values: Tensor) -> Tensor:
+    """The sum over all processes; the values themselves where there is one."""
+    if world() == 1:
+        return values
+    total = values.clone()
+    torch.distributed.all_reduce(total)
+    return total
+
+
+def extremes(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+    """The least and the greatest over all processes."""
+    if world() == 1:
+        return low, high
+    low, high = low.clone(), high.clone()
+    torch.distributed.all_reduce(low, torch.distributed.ReduceOp.MIN)
+    torch.distributed.all_reduce(high, torch.distributed.ReduceOp.MAX)
+    return low, high

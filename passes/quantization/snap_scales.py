@@ -10,11 +10,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor, fx
 
+from tersor.ir.accumulators import INT32_LIMIT
 from tersor.ir.errors import PassError
 from tersor.ir.integer_stage import is_lowered
 from tersor.ir.operators import BIAS_LIMIT, FAKE_QUANTIZE, FAKE_QUANTIZE_BIAS, along, bias_scale, quantize_to_grid
 from tersor.ir.program import Program
-from tersor.ir.requantize_forms import MANTISSA_BITS, bit_length
+from tersor.ir.proofs import Requantization
+from tersor.ir.requantize_forms import MANTISSA_BITS, MultiplyShiftEven, bit_length
 from tersor.ir.stage import Stage
 
 from ..base import Pass, PassResult, Promise
@@ -37,8 +39,8 @@ class SnapScales(Pass):
     Requantization multiplies an accumulator by m = sx * sw / sy in float32. Where m is M * 2**-s with so few bits in M
     that acc * M fits the 24 bits of a float32, nothing is rounded on the way, and `acc * M >> s`, rounded half to even,
     is the same on every target: an FPGA needs a multiplier of 4 to 9 bits and no floating point. Wherever the product
-    would be longer, the result is clamped anyway. With m at 2**-8 there is room for 8 or 9 bits, and a scale moves by
-    0.4 % at most; at 2**-12 for 4 or 5.
+    would be longer, the result is clamped anyway. Each channel is proven on all its thresholds. With m at 2**-8 there
+    is room for 8 or 9 bits, and a scale moves by 0.4 % at most; at 2**-12 for 4 or 5.
 
     Of the mantissas next to the multiplier, the one with the least squared error of the weight is taken. Weights that
     are safe for kernels without VNNI stay so (see `Calibrate.pair_safe`). Run it after `Calibrate` and before
@@ -69,8 +71,8 @@ class SnapScales(Pass):
         before = layer.error(weight, old.reshape(-1))
         errors = [layer.error(weight, scale).where(right, torch.inf) for scale, right in choice]
         error, place = torch.stack(errors).min(0)
-        found = torch.isfinite(error)
         scales = torch.stack([scale for scale, _ in choice]).gather(0, place.unsqueeze(0)).squeeze(0)
+        found = torch.isfinite(error) & layer.is_proven(program, scales)
         program.set_tensor(layer.scale, scales.where(found, old.reshape(-1)).reshape(old.shape))
         tally.add(layer, found, weight.double().square().sum(), before.sum(), error.where(found, before).sum())
 
@@ -156,6 +158,14 @@ class _Layer:
             return least
         needed = program.tensor(self.bias).detach().abs().float() / (sx * BIAS_LIMIT)
         return torch.maximum(least, needed if axis is not None else needed.max())
+
+    def is_proven(self, program: Program, scales: Tensor) -> Tensor:
+        """For which scales float32[channels] multiply and shift is the definition on every int32, bool[channels]."""
+        multiplier = bias_scale(self.input.step(program), scales) / self.output.step(program)
+        ends = torch.full(multiplier.shape, INT32_LIMIT - 1)
+        grid = self.output.zero_point, self.output.quant_min, self.output.quant_max
+        case = Requantization(multiplier, *grid, -ends, ends)
+        return case.agrees(MultiplyShiftEven.of(case))
 
     def error(self, weight: Tensor, scale: Tensor) -> Tensor:
         """The squared error of the weight on scales float32[channels], float64[channels]."""

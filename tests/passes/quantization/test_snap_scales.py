@@ -15,7 +15,7 @@ from tersor.ir.operators import FAKE_QUANTIZE
 from tersor.ir.program import Program
 from tersor.ir.proofs import Requantization
 from tersor.ir.quantization import INT8, INT8_PER_TENSOR, INT8_SYMMETRIC, Scheme
-from tersor.ir.requantize_forms import mantissa_and_shift, multiply_shift_even
+from tersor.ir.requantize_forms import MultiplyShiftEven, mantissa_and_shift
 from tersor.passes.compare import difference
 from tersor.passes.integer.lower_to_integer import LowerToInteger
 from tersor.passes.quantization.integer_grid import IntegerGrid
@@ -79,7 +79,7 @@ def test_multiply_and_shift_is_proven_equal_for_every_channel(scheme: Scheme) ->
     assert len(after) == len(before) == 5
     assert max(int(mantissa_and_shift(case.multiplier)[0].max()) for _, case in before) > 1 << 20
     for node, case in after:
-        form = multiply_shift_even(case)
+        form = MultiplyShiftEven.of(case)
         assert case.refute(form) is None, node
         grid = IntegerGrid("", case.zero_point, case.quant_min, case.quant_max)
         assert bool((form.multiplier <= 1 << exact_bits(case.multiplier, grid)).all())

@@ -9,6 +9,8 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 
+import tersor as ts
+
 
 class Block(nn.Module):
     """Two 3x3 convolutions with batch norm, and a shortcut around them."""
@@ -73,19 +75,14 @@ def load(seed: int = 0) -> Digits:
 def train(digits: Digits, epochs: int = 8, seed: int = 0, width: int = 32) -> DigitsNet:
     """A trained network, in inference mode. Takes some seconds."""
     torch.manual_seed(seed)
-    model = DigitsNet(width).train()
-    batch = 64
-    steps = epochs * -(-len(digits.train_images) // batch)
-    optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.01, total_steps=steps)
-    for _ in range(epochs):
-        for chosen in torch.randperm(len(digits.train_images)).split(batch):
-            loss = nn.functional.cross_entropy(model(digits.train_images[chosen]), digits.train_labels[chosen])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-    return model.eval()
+    model = DigitsNet(width).eval()
+    batches = ts.ShuffledBatches(digits.train_images, digits.train_labels, size=64)
+    options = ts.Training(epochs=epochs, learning_rate=0.01, weight_decay=0.01, warmup=0.25, seed=seed)
+    program = ts.trace(model, (digits.train_images[:2],), dynamic={"x": {0: "batch"}})
+    finetune = ts.Finetune(batches, nn.functional.cross_entropy, training=options)
+    learned = ts.PassManager([finetune]).run(program).program
+    model.load_state_dict(learned.tensors(), strict=False)
+    return model
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> float:

@@ -12,6 +12,7 @@ TARGETS: Registry[Backend] = Registry(
     {
         "neon": "tersor.backends.neon.backend:Neon",
         "onnxruntime": "tersor.backends.onnxruntime.backend:OnnxRuntime",
+        "tensorrt": "tersor.backends.tensorrt.backend:TensorRT",
     },
     "tersor.backends",
 )

@@ -56,11 +56,22 @@ class OnnxOptions:
     opset: the version of the operators.
     unsigned: activations as uint8, 128 above the program's int8 values, instead of int8.
     widen: 4-bit weights, stored as int4, are widened to int8 before anything reads them.
+    widen_stored: 4-bit weights that are multiplied with 8-bit activations are stored as int8, the others read as int4.
+    fold_clamps: a clamp before a grid is left to the bounds of the integers; else it stays an operator on floats, and
+    grids have to span their type.
+    float_biases: biases as the floats that their integers stand for.
+    move_stored: moves that a runtime does not see through between dequantizing and quantizing are done on integers.
+    half_attention: attention between casts to float16, its scale on the query, as GPUs have it in one kernel.
     """
 
     opset: int = 21
     unsigned: bool = True
     widen: bool = True
+    widen_stored: bool = False
+    fold_clamps: bool = True
+    float_biases: bool = False
+    move_stored: bool = True
+    half_attention: bool = False
 
 
 @dataclass(frozen=True)
@@ -88,6 +99,7 @@ class Builder:
     values: the value of each node, a tuple of them where it has several.
     stored: a value on a grid -> its integers. `move` keeps such a value on its grid where `integer` says that an
     integer kernel will read the result.
+    kernels: the nodes that integer kernels run.
     tails: see `end_with_move`.
     """
 
@@ -99,6 +111,7 @@ class Builder:
     stored: dict[str, Stored] = field(default_factory=dict)
     tails: dict[fx.Node, Tail] = field(default_factory=dict)
     zero_points: dict[str, str] = field(default_factory=dict)
+    kernels: frozenset[fx.Node] = frozenset()
     integer: bool = False
     _names: set[str] = field(default_factory=set)
     _constants: dict[tuple[Any, ...], str] = field(default_factory=dict)
@@ -170,7 +183,7 @@ class Builder:
 
     def move(self, operator: str, x: str, *rest: str | None, **attributes: Any) -> str:
         """An operator that moves or selects values, so that its result is on the grid of `x`."""
-        if operator in _MOVED_AS_STORED and (stored := self.stays_on(x)):
+        if operator in _MOVED_AS_STORED and (stored := self.moves_as_stored(x)):
             steps = self.op(operator, stored.steps, *rest, **attributes)
             return self.dequantize(steps, stored)
         return self.stay(x, self.op(operator, x, *rest, **attributes))
@@ -178,6 +191,10 @@ class Builder:
     def stays_on(self, x: str) -> Stored | None:
         """The integers of `x`, where it is on a grid and what the node gives has to stay on it."""
         return self.stored.get(x) if self.integer else None
+
+    def moves_as_stored(self, x: str) -> Stored | None:
+        """The integers of `x`, where a move is to be done on them."""
+        return self.stays_on(x) if self.options.move_stored else None
 
     def stay(self, source: str, moved: str) -> str:
         """Quantize what was moved from a value on a grid by the same parameters, which changes no value.

@@ -11,10 +11,13 @@ import torch
 from tersor.passes.arguments import argument
 
 from .builder import Builder, Value
-from .dtypes import tensor_proto
+from .dtypes import element_type, tensor_proto
 from .registry import Refusal, rule
 
 aten = torch.ops.aten
+
+_HIDES = -30_000.0
+"""Added to a score, it leaves exp(score) at zero, and both stay within float16."""
 
 # -- convolution -----------------------------------------------------------------------------------------------------
 
@@ -182,15 +185,22 @@ def attention(
     if dropout_p > 0:
         raise Refusal("attention drops out values, as in training", "trace the model in eval mode")
     keys, values = (_repeat_heads(b, v, query) if enable_gqa else v for v in (key, value))
-    perm = [*range(key.rank - 2), key.rank - 1, key.rank - 2]
-    scores = b.op("MatMul", query, b.op("Transpose", keys, perm=perm))
     factor = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
-    scores = b.op("Mul", scores, b.number(factor, query.dtype))
+    half = b.options.half_attention and query.dtype == torch.float32
+    dtype = torch.float16 if half else query.dtype
+    queries: str = query
+    if half:
+        queries, factor = b.op("Mul", query, b.number(factor, torch.float32)), 1.0
+        queries, keys, values = (b.op("Cast", v, to=element_type(dtype)) for v in (queries, keys, values))
+    perm = [*range(key.rank - 2), key.rank - 1, key.rank - 2]
+    scores = b.op("MatMul", queries, b.op("Transpose", keys, perm=perm))
+    scores = scores if factor == 1 else b.op("Mul", scores, b.number(factor, dtype))
     if is_causal:
-        weights = b.op("Softmax", b.op("Add", scores, _additive(b, _causal_mask(b, query, key), query.dtype)), axis=-1)
+        weights = b.op("Softmax", b.op("Add", scores, _additive(b, _causal_mask(b, query, key), dtype)), axis=-1)
     else:
-        weights = _masked_softmax(b, scores, mask, query.dtype)
-    return b.op("MatMul", weights, values)
+        weights = _masked_softmax(b, scores, mask, dtype)
+    result = b.op("MatMul", weights, values)
+    return b.op("Cast", result, to=element_type(query.dtype)) if half else result
 
 
 def _masked_softmax(b: Builder, scores: str, mask: Value | None, dtype: torch.dtype) -> str:
@@ -204,9 +214,14 @@ def _masked_softmax(b: Builder, scores: str, mask: Value | None, dtype: torch.dt
 
 
 def _additive(b: Builder, mask: Value, dtype: torch.dtype) -> str:
-    """Zero to see and minus infinity to hide: adding that is faster than choosing, as the mask is smaller."""
+    """Zero to see and minus infinity to hide: adding that is faster than choosing, as the mask is smaller.
+
+    Where a mask is narrowed to float16, numbers that hide are kept finite, so that a row of them alone stays finite.
+    """
     if mask.dtype != torch.bool:
-        return b.cast(mask, dtype)
+        narrowed = dtype == torch.float16 and mask.dtype != dtype
+        finite = b.op("Max", mask, b.number(_HIDES, mask.dtype)) if narrowed else mask
+        return b.cast(finite, dtype)
     return b.op("Where", mask, b.number(0, dtype), b.number(-math.inf, dtype))
 
 

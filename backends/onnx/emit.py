@@ -76,8 +76,8 @@ def unsupported(program: Program, options: OnnxOptions | None = None) -> list[Un
 class _Emitter:
     def __init__(self, program: Program, options: OnnxOptions) -> None:
         self.program = program
-        self.builder = Builder(program, options)
         self.integer = integer_nodes(program, grids(program))
+        self.builder = Builder(program, options, kernels=self.integer)
         self.inputs = [self.builder.unique(spec.name) for spec in program.signature.inputs]
         self.outputs = [self.builder.unique(name) for name in program.signature.output_names]
         self._waiting = dict(zip(program.placeholders, self.inputs, strict=True))

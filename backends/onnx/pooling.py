@@ -188,7 +188,7 @@ def pad(b: Builder, x: Value, pads: Sequence[Any], mode: str, value: float | Non
     amounts = _amounts(b, x, pads)
     if mode != "constant":
         return b.op("Pad", x, amounts, mode=_MODES[mode])
-    stored = b.stays_on(x) if not value else None
+    stored = b.moves_as_stored(x) if not value else None
     if stored is not None:
         return b.dequantize(b.op("Pad", stored.steps, amounts, stored.zero_point), stored)
     return b.op("Pad", x, amounts, b.operand(value or 0, x.dtype))

@@ -54,6 +54,8 @@ def fake_quantize_bias(b: Builder, bias: Value, input_scale: Value, weight_scale
         raise Refusal("quantizes a bias that is computed", "fold constants before lowering")
     source, sx, sw = (tensor.detach() for tensor in tensors if tensor is not None)
     name = _name(b.node.args[0])
+    if b.options.float_biases:
+        return b.initializer(name, lambda stored: tensor_proto(stored, FAKE_QUANTIZE_BIAS(source, sx, sw)))
     scale = bias_scale(sx, sw)
     steps = b.initializer(name, lambda stored: tensor_proto(stored, quantize_bias(source, sx, sw)))
     scale_name = b.initializer(f"{name}_scale", lambda stored: tensor_proto(stored, scale))
@@ -65,7 +67,8 @@ def fake_quantize_bias(b: Builder, bias: Value, input_scale: Value, weight_scale
 
 def _constant(b: Builder, scale: Value, zero_point: Value, axis: int | None, quant_min: int, quant_max: int) -> str:
     tensor, factors, offsets = (_tensor(b, argument) for argument in b.node.args[:3])
-    kind = INT4 if quant_min >= -8 and quant_max <= 7 else INT8
+    widened = b.options.widen_stored and not b.kernels.isdisjoint(b.node.users)
+    kind = INT4 if quant_min >= -8 and quant_max <= 7 and not widened else INT8
 
     def stored(name: str) -> onnx.TensorProto:
         steps = quantize_to_grid(tensor, factors, offsets, axis, quant_min, quant_max)
@@ -106,12 +109,15 @@ def _activation(b: Builder, scale: Value, zero_point: Value, axis: int | None, q
     offset, dtype = (128, torch.uint8) if b.options.unsigned else (0, torch.int8)
     offsets = (zeros + offset).to(dtype)
     zero = _zero_point(b, b.node.args[2], lambda name: tensor_proto(name, offsets))
-    source, clamps = _unclamped(b, b.node.args[0]) if axis is None else (b.node.args[0], [])
+    folds = axis is None and b.options.fold_clamps
+    source, clamps = _unclamped(b, b.node.args[0]) if folds else (b.node.args[0], [])
     low, high = quant_min, quant_max
     for bounds in clamps:
         edges = quantize_to_grid(torch.tensor(bounds), factors, zeros, None, quant_min, quant_max)
         low, high = (min(max(end, int(edges[0])), int(edges[1])) for end in (low, high))
     whole = (low, high) == (-128, 127)
+    if not whole and not b.options.fold_clamps:
+        raise Refusal(f"a grid of {low}..{high} on activations, not of all 8 bits", "run SymmetrizeGrids first")
     clip = () if whole else tuple(b.number(end + offset, dtype) for end in (low, high))
     return _onto_grid(b, source, scale, zero, clip, axis)
 

@@ -21,6 +21,7 @@ PASSES: Registry[Pass] = Registry(
         "free_fused_values": "tersor.passes.quantization.free_fused_values:FreeFusedValues",
         "insert_fake_quant": "tersor.passes.quantization.insert_fake_quant:InsertFakeQuant",
         "lower_to_integer": "tersor.passes.integer.lower_to_integer:LowerToInteger",
+        "prune_channels": "tersor.passes.pruning.prune_channels:PruneChannels",
         "quantize": "tersor.passes.quantization.quantize:Quantize",
         "recover_operators": "tersor.passes.canonical.recover_operators:RecoverOperators",
         "share_residual_grids": "tersor.passes.quantization.share_residual_grids:ShareResidualGrids",

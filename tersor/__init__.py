@@ -19,6 +19,20 @@ from tersor.ir.stage import Stage
 from tersor.passes.base import Pass, PassResult, Promise
 from tersor.passes.canonical.canonicalize import Canonicalize
 from tersor.passes.manager import PassManager
+from tersor.passes.pruning.criteria import (
+    ActivationVariance,
+    BatchNormScale,
+    Criterion,
+    Fisher,
+    GeometricMedian,
+    Magnitude,
+    Random,
+    Taylor,
+)
+from tersor.passes.pruning.flow import Kind
+from tersor.passes.pruning.groups import Group
+from tersor.passes.pruning.prune_channels import PruneChannels, Ranking
+from tersor.passes.pruning.targets import Bytes, Channels, Latency, Macs, Parameters
 from tersor.passes.quantization.calibrate import Calibrate
 from tersor.passes.quantization.insert_fake_quant import InsertFakeQuant
 from tersor.passes.quantization.placement import Coverage
@@ -41,18 +55,31 @@ __all__ = [
     "INT8_PER_TENSOR",
     "INT8_SYMMETRIC",
     "W4A8",
+    "ActivationVariance",
     "Artifact",
     "Backend",
+    "BatchNormScale",
     "Better",
+    "Bytes",
     "Calibrate",
     "Canonicalize",
+    "Channels",
     "Coverage",
+    "Criterion",
     "Decompose",
     "Finetune",
+    "Fisher",
     "FoldBatchNorm",
+    "GeometricMedian",
+    "Group",
     "InsertFakeQuant",
+    "Kind",
+    "Latency",
+    "Macs",
+    "Magnitude",
     "Observer",
     "Optimizer",
+    "Parameters",
     "Pass",
     "PassManager",
     "PassResult",
@@ -60,14 +87,18 @@ __all__ = [
     "Precision",
     "Program",
     "Promise",
+    "PruneChannels",
     "QuantType",
     "Quantize",
+    "Random",
+    "Ranking",
     "Report",
     "Rewrite",
     "Schedule",
     "Scheme",
     "ShuffledBatches",
     "Stage",
+    "Taylor",
     "TersorError",
     "Training",
     "Unsupported",

@@ -1,0 +1,84 @@
+"""What a program would cost with fewer indices, without cutting it: parameters, bytes, multiply-accumulates, time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from functools import cached_property
+
+from torch import Tensor, fx
+
+from tersor.ir.macs import RULES as MULTIPLIES
+from tersor.ir.macs import multiply_accumulates
+from tersor.ir.program import Program
+from tersor.ir.shapes import KEY
+
+from .analysis import Dimensions
+from .axes import Axis, Remaining
+
+Shape = tuple[int, ...]
+
+
+class Costs:
+    """The costs of one program by how many indices of its leaves stay.
+
+    Dynamic dimensions count as 1, as in `program.cost()`.
+    """
+
+    def __init__(self, program: Program, found: Dimensions) -> None:
+        self.program = program
+        self.found = found
+        self.products = [node for node in program.graph.nodes if node.target in MULTIPLIES]
+        self.stored = [
+            (tensor.element_size(), found.tensors[name])
+            for name, tensor in program.parameters().items()
+            if name in found.tensors
+        ]
+        sizes = {name: max(1, span.low) for name, span in program.signature.dims.items()}
+        self._given: Callable[[Tensor], Shape] = lambda tensor: tuple(
+            program.shapes.evaluate(size, sizes) for size in tensor.shape
+        )
+
+    @cached_property
+    def _tensors(self) -> dict[int, tuple[Shape, tuple[Axis, ...]]]:
+        """Sizes and axes of what products read and give, by the identity of its fake tensor."""
+        nodes = {value: None for node in self.products for value in (node, *node.all_input_nodes)}
+        return {
+            id(node.meta[KEY]): (self._given(node.meta[KEY]), self.found.values[node])
+            for node in nodes
+            if isinstance(node.meta[KEY], Tensor)
+        }
+
+    def shapes(self, left: Remaining) -> Callable[[Tensor], Shape]:
+        """A function from a tensor of the graph to the sizes that it would have."""
+
+        def sizes(tensor: Tensor) -> Shape:
+            given, axes = self._tensors[id(tensor)]
+            return tuple(size * left.size(axis) // axis.size for size, axis in zip(given, axes, strict=True))
+
+        return sizes
+
+    def macs(self, left: Remaining) -> int:
+        """Multiply-accumulates."""
+        sizes = self.shapes(left)
+        return sum(multiply_accumulates(node, sizes) for node in self.products)
+
+    def parameters(self, left: Remaining) -> int:
+        """Values of trainable parameters, tied ones once."""
+        return sum(math.prod(map(left.size, axes)) for _, axes in self.stored)
+
+    def parameter_bytes(self, left: Remaining) -> int:
+        """Bytes of trainable parameters as they are stored now."""
+        return sum(width * math.prod(map(left.size, axes)) for width, axes in self.stored)
+
+    def seconds(self, left: Remaining, time_of: Callable[[fx.Node, Mapping[str, Shape]], float]) -> float:
+        """The sum over products of the time that a table gives for their sizes: `x`, `y` by name of operand."""
+        sizes = self.shapes(left)
+        return sum(time_of(node, _operands(node, sizes)) for node in self.products)
+
+
+def _operands(node: fx.Node, sizes: Callable[[Tensor], Shape]) -> dict[str, Shape]:
+    found = {
+        str(value.name): sizes(value.meta[KEY]) for value in node.all_input_nodes if isinstance(value.meta[KEY], Tensor)
+    }
+    return {**found, node.name: sizes(node.meta[KEY])}

@@ -1,0 +1,89 @@
+"""The cut: slice parameters and buffers, rewrite the sizes that calls were given, refresh every shape."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from tersor.ir.errors import PassError, VerificationError
+from tersor.ir.program import Program
+from tersor.ir.shapes import propagate
+
+from ..arguments import argument, set_argument
+from .analysis import Dimensions
+from .axes import Axis, Cutting
+from .flow import SizeOf
+
+
+def cut(program: Program, found: Dimensions, keep: Mapping[Axis, Tensor]) -> None:
+    """Remove indices from a program, in place; tensors are replaced and not written into.
+
+    found: the dimensions of this very program. keep: a leaf to which of its indices stay, bool[size].
+
+    Raises PassError where an axis would become empty, or holds fewer than an operator needs.
+    """
+    cutting = Cutting(keep)
+    _refuse(found, cutting)
+    for edit in found.edits:
+        if isinstance(edit, SizeOf):
+            _resize(edit, cutting)
+        elif any(cutting.touches(axis) for axis in edit.axes):
+            edit.action(program, edit.node, cutting.size)
+    program.set_tensors(
+        {
+            name: sliced(program.tensor(name), axes, cutting)
+            for name, axes in found.tensors.items()
+            if any(map(cutting.touches, axes))
+        }
+    )
+    program.sparsity = {name: entry for name, entry in program.sparsity.items() if not _touched(found, cutting, name)}
+    program.changed()
+    try:
+        propagate(program)
+    except VerificationError as error:
+        error.within("after the cut, which is a bug of tersor")
+        raise
+
+
+def sliced(tensor: Tensor, axes: tuple[Axis, ...], cutting: Cutting) -> Tensor:
+    """What is left of a tensor with these axes."""
+    for dim, axis in enumerate(axes):
+        if cutting.touches(axis):
+            tensor = tensor.detach().index_select(dim, cutting.mask(axis).nonzero().flatten().to(tensor.device))
+    return tensor
+
+
+def _touched(found: Dimensions, cutting: Cutting, name: str) -> bool:
+    return name in found.tensors and any(map(cutting.touches, found.tensors[name]))
+
+
+def _refuse(found: Dimensions, cutting: Cutting) -> None:
+    for leaf in cutting.keep:
+        if leaf.pins:
+            raise PassError(
+                f"{leaf.name} cannot be cut", expected="an axis that is not pinned", found=str(leaf.pins[0])
+            )
+        if cutting.size(leaf) == 0:
+            raise PassError(f"all {leaf.size} indices of {leaf.name} would go", hint="keep at least one")
+    for axis, least, node in found.minima:
+        if cutting.size(axis) < least:
+            raise PassError(
+                f"an axis of {axis.size} would be cut to {cutting.size(axis)}",
+                node=node,
+                expected=f"at least {least}, which this operator picks",
+            )
+
+
+def _resize(edit: SizeOf, cutting: Cutting) -> None:
+    """Write the new size where a number stands; one that is computed in the graph is left to be found (-1)."""
+    if not cutting.touches(edit.axis):
+        return
+    size, node = cutting.size(edit.axis), edit.node
+    value: Any = argument(node, edit.argument)
+    if edit.index is None:
+        set_argument(node, edit.argument, size)
+    elif value[edit.index] != -1:
+        new = size if isinstance(value[edit.index], int) else -1
+        set_argument(node, edit.argument, [*value[: edit.index], new, *value[edit.index + 1 :]])

@@ -1,0 +1,188 @@
+"""Cut out whole channels, heads and experts."""
+
+from __future__ import annotations
+
+import enum
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from tersor.ir.errors import PassError
+from tersor.ir.program import Program
+from tersor.ir.stage import Stage
+
+from ..base import Pass, PassResult, Promise
+from .allocation import Limits, Removal, impossible, required
+from .analysis import Dimensions, dimensions
+from .axes import Axis, Remaining, frozen, leaves
+from .costs import Costs
+from .criteria import Criterion, Magnitude
+from .cut import cut
+from .flow import Kind
+from .groups import Group, groups
+from .targets import Macs, Target
+
+_NEAR = 0.02
+"""How far from a target a result may be before the report says that it is the closest legal point."""
+
+
+class Ranking(enum.Enum):
+    """GLOBAL: the least worth of all indices go first. LOCAL: every axis loses the same share, its least worth."""
+
+    GLOBAL = "global"
+    LOCAL = "local"
+
+
+@dataclass(frozen=True)
+class PruneChannels(Pass):
+    """Cut indices out of every tensor that has them, so that what is left is a smaller program and not a masked one.
+
+        %conv = conv2d(%x, @w [64, 3, 3, 3])            %conv = conv2d(%x, @w [40, 3, 3, 3])
+        %relu = relu(%conv)                       ->    %relu = relu(%conv)
+        %next = conv2d(%relu, @v [32, 64, 1, 1])        %next = conv2d(%relu, @v [32, 40, 1, 1])
+
+    The outputs are those of the program before with the same indices silenced: counted as 0 where they are summed,
+    left out of softmax, maximum and the statistics of layer and group norm.
+
+    target: what is to be left, as `Macs(0.5)`, met within 2 % or as near as is legal.
+    criterion: what an index is worth. ranking: over all axes together, or each by itself.
+    least, most: the share of each axis that stays at least and at most.
+    multiple: the counts that the target likes, such as 8; heads and experts are counted singly. An axis smaller than
+        that stays.
+    kinds: only these kinds of axes, as `(Kind.HEADS,)`; empty means all.
+    layers: regular expressions of parameter names; only axes that cut one of them. Empty means all.
+    keep: regular expressions of parameter names; axes that would cut one of them stay.
+    free_outputs: let the model's own outputs shrink as well.
+
+    Raises PassError where the target cannot be reached (with the smallest that can), where a layer that is asked for is
+    pinned (with the operator that pins it), or where an expression matches nothing; CalibrationError where a criterion
+    has no data.
+    """
+
+    takes: ClassVar[frozenset[Stage]] = frozenset({Stage.FLOAT, Stage.FAKE_QUANT})
+    promise: ClassVar[Promise] = Promise.APPROXIMATE
+
+    target: Target = field(default_factory=lambda: Macs(0.5))
+    criterion: Criterion = field(default_factory=Magnitude)
+    ranking: Ranking = Ranking.GLOBAL
+    least: float = 0.1
+    most: float = 1.0
+    multiple: int = 1
+    kinds: tuple[Kind, ...] = ()
+    layers: tuple[str, ...] = ()
+    keep: tuple[str, ...] = ()
+    free_outputs: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.least <= self.most <= 1 or self.multiple < 1:
+            found = f"least={self.least:g}, most={self.most:g}, multiple={self.multiple}"
+            raise PassError("no limits", expected="0 <= least <= most <= 1 and multiple >= 1", found=found)
+        for expression in (*self.layers, *self.keep):
+            try:
+                re.compile(expression)
+            except re.error as error:
+                raise PassError(f"{expression!r} is not a regular expression: {error}") from error
+
+    def run(self, program: Program) -> PassResult:
+        """Score, choose, cut."""
+        found = dimensions(program, free_outputs=self.free_outputs)
+        chosen = self._choose(program, found)
+        gathered = self.criterion.gather(program, chosen)
+        scored = [(group, score) for group in chosen if (score := self._score(group, gathered)) is not None]
+        if not scored:
+            raise PassError("the criterion has no score for any axis", found=type(self.criterion).__name__)
+        chosen, scores = [group for group, _ in scored], [score for _, score in scored]
+        limits = Limits(self.least, self.most, self.multiple)
+        needs = required([(axis, count) for axis, count, _ in found.minima], chosen)
+        removal = Removal(chosen, scores, needs, limits, self._worth)
+        costs = Costs(program, found)
+        counts, reached = self._meet(removal, costs, chosen, limits)
+        keep = removal.keep(counts)
+        cut(program, found, keep)
+        return PassResult(program, bool(keep), self._notes(chosen, counts, reached, found))
+
+    def _choose(self, program: Program, found: Dimensions) -> list[Group]:
+        self._refuse_unmatched(program, found)
+        every = groups(program, found)
+        chosen = [
+            group
+            for group in every
+            if (not self.kinds or group.kind in self.kinds)
+            and (not self.layers or _cuts(group, self.layers))
+            and not _cuts(group, self.keep)
+        ]
+        if not chosen:
+            pins = sorted({str(leaf.pins[0]) for leaf in found.leaves if leaf.pins})
+            raise PassError(
+                "there is nothing to prune",
+                expected="an axis that can shrink, of the kinds and layers asked for",
+                found=f"{len(every)} axes that can, none of them asked for" if every else "; ".join(pins[:4]),
+            )
+        return chosen
+
+    def _refuse_unmatched(self, program: Program, found: Dimensions) -> None:
+        for expression in (*self.layers, *self.keep):
+            matched = [name for name in found.tensors if re.search(expression, name)]
+            if not matched:
+                raise PassError(f"{expression!r} matches no parameter", hint="see `print(program)`")
+            inside = [leaf for name in matched for axis in found.tensors[name] for leaf in leaves(axis)]
+            if expression in self.layers and all(map(frozen, inside)):
+                pins = sorted({str(pin) for leaf in inside for pin in leaf.pins})
+                hint = "free_outputs=True lets outputs shrink" if any("output keeps" in pin for pin in pins) else None
+                raise PassError(f"{matched[0]} is pinned and cannot be pruned", found="; ".join(pins[:4]), hint=hint)
+
+    def _score(self, group: Group, gathered: object) -> Tensor | None:
+        score = self.criterion.score(group, gathered)
+        if score is None:
+            return None
+        if tuple(score.shape) != (group.size,) or not bool(torch.isfinite(score).all()):
+            raise PassError(
+                f"{type(self.criterion).__name__} did not score {group.name}",
+                expected=f"{group.size} finite numbers",
+                found=f"{tuple(score.shape)}, {int((~torch.isfinite(score)).sum())} not finite",
+            )
+        return score.detach().cpu()
+
+    def _worth(self, score: Tensor) -> Tensor:
+        """What the order over all axes goes by: the share of the axis that is worth less, or the score itself."""
+        if self.ranking is Ranking.LOCAL:
+            return (score.argsort(stable=True).argsort().double() + 1) / len(score)
+        return score if self.criterion.comparable else score / score.mean().clamp(min=1e-30)
+
+    def _meet(
+        self, removal: Removal, costs: Costs, chosen: Sequence[Group], limits: Limits
+    ) -> tuple[dict[Axis, int], float]:
+        def cost(left: Remaining) -> float:
+            return self.target.cost(costs, chosen, left)
+
+        whole = cost(Remaining({}))
+        smallest = removal.smallest(cost)
+        if smallest > whole * self.target.share * (1 + _NEAR):
+            raise impossible(self.target.what, self.target.share, smallest / whole, limits)
+        counts, reached = removal.meet(whole * self.target.share, cost)
+        return counts, reached / whole
+
+    def _notes(
+        self, chosen: Sequence[Group], counts: dict[Axis, int], reached: float, found: Dimensions
+    ) -> tuple[str, ...]:
+        asked = self.target.share
+        near = "" if abs(reached - asked) <= _NEAR * asked else ", the closest legal point"
+        before, after = sum(group.size for group in chosen), sum(counts.values())
+        pins = [leaf.pins[0] for leaf in found.leaves if leaf.pins and leaf.pins[0].why not in _EXPECTED]
+        pinned = {pin.why: str(pin) for pin in reversed(pins)}.values()
+        notes = [f"{reached:.3f} of {self.target.what} left, asked {asked:g}{near}"]
+        notes.append(f"{before - after} of {before} indices of {len(chosen)} axes went")
+        notes += [f"pinned by {why}" for why in sorted(pinned)[:4]]
+        return tuple(notes)
+
+
+_EXPECTED = ("kernel", "spatial", "an input keeps its shape", "an output keeps its shape", "taken in steps")
+"""Reasons that no one wonders about."""
+
+
+def _cuts(group: Group, expressions: Sequence[str]) -> bool:
+    return any(re.search(expression, member.name) for expression in expressions for member in group.members)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, fx, nn
 
+from .block_operators import FAKE_QUANTIZE_BLOCKS, FAKE_QUANTIZE_DYNAMIC
 from .errors import SignatureError
 from .integer_operators import DEQUANTIZE, QUANTIZE, REQUANTIZE
 from .macs import Sizes, multiply_accumulates
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from .program import Program
 
 _BIAS_BITS = 32
-_CONVERSIONS = frozenset({FAKE_QUANTIZE, FAKE_QUANTIZE_BIAS, QUANTIZE, DEQUANTIZE})
+_CONVERSIONS = frozenset({FAKE_QUANTIZE, FAKE_QUANTIZE_BIAS, FAKE_QUANTIZE_BLOCKS, QUANTIZE, DEQUANTIZE})
 _ROUNDINGS = frozenset({FAKE_QUANTIZE, REQUANTIZE})
 """Operators that a kernel applies to what it computed, before that is stored."""
 
@@ -134,15 +135,16 @@ def _places_grid(user: fx.Node, node: fx.Node) -> bool:
 def _stored_bits(user: fx.Node, node: fx.Node, tensor: Tensor) -> int:
     """Bits a value in which `user` lets a tensor be stored."""
     if _places_grid(user, node):
-        return 8 * tensor.element_size()
+        zero_points = user.target is FAKE_QUANTIZE_BLOCKS and user.args[2] is node
+        return _grid_bits(user) if zero_points else 8 * tensor.element_size()
     if user.target is FAKE_QUANTIZE_BIAS:
         return _BIAS_BITS
-    return _grid_bits(user) if user.target is FAKE_QUANTIZE else 8 * tensor.element_size()
+    return _grid_bits(user) if user.target in (FAKE_QUANTIZE, FAKE_QUANTIZE_BLOCKS) else 8 * tensor.element_size()
 
 
 def _grid_bits(node: fx.Node) -> int:
     """The width of a fake-quantize's grid: 8 for -127..127 and for -128..127, 4 for -7..7."""
-    quant_min, quant_max = (int(bound) for bound in node.args[4:6])  # type: ignore[arg-type]  # by its schema
+    quant_min, quant_max = (int(bound) for bound in node.args[-2:])  # type: ignore[arg-type]  # by its schema
     return (quant_max - quant_min).bit_length()
 
 
@@ -178,7 +180,7 @@ def _shared_with(node: fx.Node) -> fx.Node | None:
     source = node.all_input_nodes[0]
     if getattr(node.target, "__name__", "") == "getitem":
         return source
-    if node.target in _ROUNDINGS:
+    if node.target in _ROUNDINGS or node.target is FAKE_QUANTIZE_DYNAMIC:
         return source if list(source.users) == [node] else None
     schema = getattr(node.target, "_schema", None)
     aliased = schema is not None and any(value.alias_info is not None for value in schema.returns)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, fx
 
+from .block_operators import FAKE_QUANTIZE_BLOCKS
 from .operators import FAKE_QUANTIZE, FAKE_QUANTIZE_BIAS
 from .shapes import KEY, describe
 
@@ -44,7 +45,7 @@ def to_text(program: Program, *, tensors: bool = False) -> str:
 def call_text(program: Program, node: fx.Node) -> str:
     """The right-hand side of a node's line."""
     arguments = [_value(program, argument) for argument in node.args]
-    if node.target in (FAKE_QUANTIZE, FAKE_QUANTIZE_BIAS):
+    if node.target in (FAKE_QUANTIZE, FAKE_QUANTIZE_BIAS, FAKE_QUANTIZE_BLOCKS):
         arguments = [_parameter(program, a) or text for a, text in zip(node.args, arguments, strict=True)]
     arguments += [f"{key}={_value(program, value)}" for key, value in node.kwargs.items()]
     return f"{operator_name(node.target)}({', '.join(arguments)})"

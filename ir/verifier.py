@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, fx
 
 from . import integer_stage
+from .block_operators import FAKE_QUANTIZE_BLOCKS, FAKE_QUANTIZE_DYNAMIC
 from .errors import VerificationError
 from .operators import FAKE_QUANTIZE, OBSERVE
 from .origin import KEY as ORIGIN
@@ -146,6 +147,23 @@ def quantization_well_formed(program: Program) -> None:
                 )
 
 
+def blocks_well_formed(program: Program) -> None:
+    """Scales and zero points of blocks have the shape of the value, with one entry a block along the axis."""
+    for node in program.graph.find_nodes(op="call_function", target=FAKE_QUANTIZE_BLOCKS):
+        x, scale, zero_point, axis, block, quant_min, quant_max = node.args
+        _check_grid(node, program.constant(scale), program.constant(zero_point), int(quant_min), int(quant_max))
+        shape = list(x.meta[KEY].shape)
+        if not -len(shape) <= axis < len(shape) or block < 1:
+            raise VerificationError("an axis or a block size that is none", node=node, found=(axis, block))
+        shape[axis] = -(-shape[axis] // block)
+        for argument in (scale, zero_point):
+            if list(argument.meta[KEY].shape) != shape:
+                found = list(argument.meta[KEY].shape)
+                raise VerificationError(
+                    "block parameters do not fit their value", node=node, expected=shape, found=found
+                )
+
+
 def _check_grid(node: fx.Node, scale: Tensor | None, zero_point: Tensor | None, qmin: int, qmax: int) -> None:
     if scale is None or zero_point is None:
         raise VerificationError("scale and zero point are tensors of the program", node=node)
@@ -161,7 +179,7 @@ def stage_rules(program: Program) -> None:
     """A float program holds no quantization."""
     if program.stage is not Stage.FLOAT:
         return
-    for target in (FAKE_QUANTIZE, OBSERVE):
+    for target in (FAKE_QUANTIZE, FAKE_QUANTIZE_BLOCKS, FAKE_QUANTIZE_DYNAMIC, OBSERVE):
         for node in program.graph.find_nodes(op="call_function", target=target):
             raise VerificationError("quantization in a float program", node=node, expected="stage fake_quant")
 
@@ -191,6 +209,7 @@ RULES: tuple[Rule, ...] = (
     no_leftovers,
     signature_fits,
     quantization_well_formed,
+    blocks_well_formed,
     stage_rules,
     *integer_stage.RULES,
 )

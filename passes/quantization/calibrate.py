@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, fx
 
-from tersor.ir.errors import CalibrationError, PassError, SignatureError
+from tersor.ir.errors import CalibrationError, PassError
 from tersor.ir.operators import BIAS_LIMIT, FAKE_QUANTIZE, FAKE_QUANTIZE_BIAS, OBSERVE
 from tersor.ir.program import Program
 from tersor.ir.quantization import Observer, QuantType
+from tersor.ir.shapes import KEY
 from tersor.ir.stage import Stage
 
 from ..base import Pass, PassResult, Promise
 from ..compare import node_values
 from ..progress import track
+from .calibration_data import length, refuse_unfinite, required
 from .observers import Range, Statistics, grid, pair_safe_scales, weight_scales
+from .output_range import Readers, readers_of
 from .roles import WEIGHTS, Role, WeightLayout, clamp_range, operands, role_of
 
 
@@ -71,31 +73,45 @@ class Calibrate(Pass):
         notes = (f"{batches} batches, {self.observer.value}" if activations else "weights only",)
         return PassResult(program, True, (*notes, f"{len(grids)} grids, {biases} biases"))
 
-    def _collect(self, program: Program, nodes: list[fx.Node]) -> tuple[dict[str, Statistics], int]:
-        if self.batches is None:
-            raise CalibrationError("calibration data is missing", hint="Quantize(..., calibration=batches)")
+    def _collect(self, program: Program, nodes: list[fx.Node]) -> tuple[dict[str, _Seen], int]:
+        seen = self._observed(program, nodes)
+        masked = {node for node in nodes if feeds_softmax(node)}
         wanted = set(nodes)
-        statistics: dict[str, Statistics] = {str(node.args[1]): Statistics(self.observer) for node in nodes}
+        failed: list[CalibrationError] = []
 
         def visit(node: fx.Node, value: Any) -> None:
-            if node in wanted:
+            if node in wanted and not failed:
                 try:
-                    statistics[str(node.args[1])].add(value)
+                    seen[str(node.args[1])].add(without_hidden(value) if node in masked else value)
                 except CalibrationError as error:
-                    raise CalibrationError(error.what, node=node.args[0], found=error.found) from None  # type: ignore[arg-type]
+                    failed.append(CalibrationError(error.what, node=node.args[0], found=error.found))  # type: ignore[arg-type]
 
         count = 0
-        for inputs in track(flat_inputs(program, self.batches), "calibrate", _length(self.batches)):
+        for inputs in track(required(program, self.batches), "calibrate", length(self.batches or ())):
             node_values(program, inputs, visit)
+            if failed:
+                raise refuse_unfinite(program, inputs, failed[0])
             count += 1
-        if not count:
-            raise CalibrationError("calibration data is empty", expected="at least one batch", found="none")
-        return statistics, count
+        return seen, count
 
-    def _activation_grid(self, statistics: dict[str, Statistics], node: fx.Node) -> tuple[Tensor, Tensor]:
+    def _observed(self, program: Program, nodes: list[fx.Node]) -> dict[str, _Seen]:
+        """What will be remembered of each group. A group of several values is judged by its values alone."""
+        groups: dict[str, list[fx.Node]] = {}
+        for node in nodes:
+            groups.setdefault(str(node.args[1]), []).append(node)
+        by_output = self.observer is Observer.OUTPUT
+        return {
+            group: _Seen(
+                Statistics(self.observer),
+                readers_of(program, members[0]) if by_output and len(members) == 1 else None,
+            )
+            for group, members in groups.items()
+        }
+
+    def _activation_grid(self, seen: dict[str, _Seen], node: fx.Node) -> tuple[Tensor, Tensor]:
         source, group, _, quant_min, quant_max, symmetric = node.args
         kind = _quant_type(int(quant_min), int(quant_max), bool(symmetric))  # type: ignore[arg-type]
-        span = statistics[str(group)].range(kind, self.percentile)
+        span = seen[str(group)].range(kind, self.percentile)
         assert isinstance(source, fx.Node)
         scale, zero_point = grid(span, kind)
         scale = _within_clamp(source, scale, zero_point, span, kind)
@@ -137,6 +153,40 @@ class Calibrate(Pass):
             name = node.name.replace("_observed", "_quantized")
             new = program.call(FAKE_QUANTIZE, arguments, like=source, name=name)
         program.replace(node, new)
+
+
+@dataclass
+class _Seen:
+    """What is remembered of a group of values: their distribution and, where layers alone read them, a sample."""
+
+    statistics: Statistics
+    readers: Readers | None
+
+    def add(self, value: Tensor) -> None:
+        self.statistics.add(value)
+        if self.readers is not None:
+            self.readers.add(value)
+
+    def range(self, kind: QuantType, percentile: float) -> Range:
+        if self.readers is None:
+            return self.statistics.range(kind, percentile)
+        return self.readers.choose(self.statistics.extremes(), kind)
+
+
+_HIDDEN_BELOW = 32.0
+"""exp(-32) is below the rounding of a softmax in float32."""
+
+
+def feeds_softmax(observer: fx.Node) -> bool:
+    """Whether all that reads an observed value is a softmax over its last dimension."""
+    users = list(observer.users)
+    last = observer.meta[KEY].dim() - 1
+    return bool(users) and all(u.target is torch.ops.aten.softmax.int and u.args[1] in (-1, last) for u in users)
+
+
+def without_hidden(scores: Tensor) -> Tensor:
+    """The scores that a softmax gives any weight: those far below the largest of their row are masked, as by -1e4."""
+    return scores[scores >= scores.amax(-1, keepdim=True) - _HIDDEN_BELOW]
 
 
 def _quant_type(quant_min: int, quant_max: int, symmetric: bool) -> QuantType:
@@ -221,23 +271,3 @@ def _make_room(program: Program, weight_scale: str, input_scale: Tensor, bias: T
     needed = needed if scale.dim() else needed.max()
     if bool((needed > scale).any()):
         program.set_tensor(weight_scale, torch.maximum(scale, needed))
-
-
-def flat_inputs(program: Program, batches: Iterable[Any]) -> Iterator[list[Tensor]]:
-    """Each batch as flat inputs. Raises CalibrationError, with its index, where one does not fit the program."""
-    for index, batch in enumerate(batches):
-        args = () if isinstance(batch, dict) else tuple(batch) if isinstance(batch, tuple | list) else (batch,)
-        try:
-            yield program.signature.flatten(args, batch if isinstance(batch, dict) else {})
-        except SignatureError as error:
-            raise CalibrationError(
-                f"calibration batch {index} does not fit: {error.what}",
-                expected=error.expected,
-                found=error.found,
-                hint="a batch is what the model is called with: a tensor, a tuple, or a dict of keyword inputs",
-            ) from error
-
-
-def _length(batches: Iterable[Any]) -> int | None:
-    length = operator.length_hint(batches, -1)
-    return length if length >= 0 else None

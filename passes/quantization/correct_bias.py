@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, fx, nn
 
-from tersor.ir.errors import CalibrationError
 from tersor.ir.operators import FAKE_QUANTIZE, FAKE_QUANTIZE_BIAS, along
 from tersor.ir.program import Program
 from tersor.ir.shapes import KEY
@@ -18,7 +16,8 @@ from tersor.ir.stage import Stage
 
 from ..base import Pass, PassResult, Promise
 from ..progress import track
-from .calibrate import flat_inputs, quantize_bias_of
+from .calibrate import quantize_bias_of
+from .calibration_data import required
 from .roles import WEIGHTS, WeightLayout
 
 Values = list[Any]
@@ -44,11 +43,7 @@ class CorrectBias(Pass):
 
     def run(self, program: Program) -> PassResult:
         """Correct every operator in graph order. Raises CalibrationError where data is missing or empty."""
-        if self.batches is None:
-            raise CalibrationError("bias correction needs data", hint="CorrectBias(batches)")
-        inputs = list(islice(flat_inputs(program, self.batches), self.count))
-        if not inputs:
-            raise CalibrationError("calibration data is empty", expected="at least one batch", found="none")
+        inputs = list(required(program, self.batches, self.count))
         with torch.no_grad():
             corrected = _Walk(program, inputs).run()
         return PassResult(program, bool(corrected), (f"{corrected} biases on {len(inputs)} batches",))

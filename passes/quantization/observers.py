@@ -60,16 +60,20 @@ class Statistics:
                 bins = (values * (BINS / 2 / self.limit)).floor_().add_(BINS // 2).int()
                 self.counts += torch.bincount(bins, minlength=BINS)
 
-    def range(self, kind: QuantType, percentile: float) -> Range:
-        """The range that the observer chooses; it holds zero. Raises CalibrationError where nothing was seen."""
+    def extremes(self) -> Range:
+        """The least and greatest value seen, and zero. Raises CalibrationError where nothing was seen."""
         if self.low > self.high:
             raise CalibrationError("no data was seen")
-        low, high = min(self.low, 0.0), max(self.high, 0.0)
+        return Range(min(self.low, 0.0), max(self.high, 0.0))
+
+    def range(self, kind: QuantType, percentile: float) -> Range:
+        """The range that the observer chooses; it holds zero. Raises CalibrationError where nothing was seen."""
+        full = self.extremes()
         if self.limit and self.observer is Observer.PERCENTILE:
             return self._percentile(percentile)
-        if self.limit and self.observer in (Observer.MSE, Observer.ENTROPY):
-            return self._search(kind, Range(low, high))
-        return Range(low, high)
+        if self.limit and self.observer in (Observer.MSE, Observer.ENTROPY, Observer.OUTPUT):
+            return self._search(kind, full)
+        return full
 
     def _extremes(self, low: float, high: float) -> None:
         if self.observer is Observer.MOVING_AVERAGE and self.low <= self.high:
@@ -106,7 +110,7 @@ class Statistics:
         """The shrunk range with the least cost: expected squared error, or divergence (Migacz, GTC 2017)."""
         used = self.counts > 0
         centers, counts = self._centers()[used], self.counts[used]
-        cost = _squared_error if self.observer is Observer.MSE else _divergence
+        cost = _divergence if self.observer is Observer.ENTROPY else _squared_error
         candidates = [Range(full.low * share, full.high * share) for share in _SHARES]
         costs = [cost(centers, counts, candidate, kind) for candidate in candidates]
         return candidates[costs.index(min(costs))]

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from tersor.ir.quantization import INT8, Observer, Scheme
+from tersor.ir.quantization import INT8, Granularity, Observer, Scheme
 from tersor.ir.stage import Stage
 
 from ..base import Pass, Promise, Sequence
@@ -15,21 +14,37 @@ from ..canonical.canonicalize import Canonicalize
 from ..rewriting.expand_attention import ExpandAttention
 from ..rewriting.fold_batchnorm import FoldBatchNorm
 from .calibrate import Calibrate
+from .calibration_data import Replay
 from .correct_bias import CorrectBias
+from .equalize_layers import EqualizeLayers
+from .gptq import GPTQ
 from .insert_fake_quant import InsertFakeQuant
 from .placement import Coverage
 from .settle_grids import SettleGrids
+from .smooth_quant import SmoothQuant
+
+FEW_BITS = 4
+"""From here down, rounding each weight to the nearest costs more than it takes to round them together."""
 
 
 @dataclass(frozen=True)
 class Quantize(Sequence):
-    """From float to what integer kernels run: fold, insert fake-quant, calibrate, settle grids, correct biases.
+    """From float to what integer kernels run, with the algorithms that the graph and the scheme call for.
 
-    Quantization and its arithmetic follow Jacob et al. 2018 (arXiv:1712.05877).
+    In order: canonicalize, fold batch norm, equalize layers, smooth outlier channels, insert fake-quant, calibrate,
+    round weights together, settle grids, correct biases. Each says in the report what it did, or why it did nothing.
+    The arithmetic follows Jacob et al. 2018 (arXiv:1712.05877).
 
     scheme, coverage, operators, skip: see `InsertFakeQuant`. calibration, observer, weight_observer, percentile,
-    pair_safe: see `Calibrate`, whose `batches` are `calibration` here; they are read once. correct_bias: see
-    `CorrectBias`; it reuses the first batches, which are kept.
+    pair_safe: see `Calibrate`, whose `batches` are `calibration` here.
+    smooth: see `SmoothQuant`; it decides for each linear whether it helps, and leaves convolutions alone.
+    equalize: see `EqualizeLayers`. None: where weights have one scale a tensor, or few bits; scales for each channel do
+        the same and more.
+    round_weights: see `GPTQ`. None: where weights have at most 4 bits.
+    correct_bias: see `CorrectBias`.
+
+    Data that can be read again, as a list or a DataLoader, is read once for each pass that needs it. Of a generator the
+    first 16 batches are kept for that, and memory does not grow with the rest.
     """
 
     takes: ClassVar[frozenset[Stage]] = frozenset({Stage.FLOAT})
@@ -38,7 +53,7 @@ class Quantize(Sequence):
 
     scheme: Scheme = INT8
     calibration: Iterable[Any] | None = None
-    observer: Observer = Observer.MSE
+    observer: Observer = Observer.OUTPUT
     weight_observer: Observer = Observer.MIN_MAX
     percentile: float = 99.99
     pair_safe: bool = True
@@ -46,38 +61,27 @@ class Quantize(Sequence):
     coverage: Coverage = Coverage.FASTEST
     operators: tuple[str, ...] = ()
     skip: tuple[str, ...] = ()
+    smooth: bool = True
+    equalize: bool | None = None
+    round_weights: bool | None = None
 
     def expand(self) -> tuple[Pass, ...]:
         """The passes in order."""
-        data = None if self.calibration is None else _Replay(self.calibration, CorrectBias.count)
-        calibrate = Calibrate(data, self.observer, self.weight_observer, self.percentile, self.pair_safe)
-        correct = (CorrectBias(data),) if self.correct_bias and data is not None else ()
-        insert = InsertFakeQuant(self.scheme, self.coverage, self.operators, self.skip)
-        expand = (ExpandAttention(),) if self.coverage is Coverage.EVERYTHING else ()
-        return (Canonicalize(), FoldBatchNorm(), *expand, insert, calibrate, SettleGrids(), *correct)
-
-
-class _Replay:
-    """Batches that are read once and whose first few can be read again, whatever they come from."""
-
-    def __init__(self, batches: Iterable[Any], keep: int) -> None:
-        self._batches: Iterable[Any] | None = batches
-        self._keep = keep
-        self._kept: list[Any] = []
-        self._length = operator.length_hint(batches)
-
-    def __iter__(self) -> Iterator[Any]:
-        if self._batches is None:
-            yield from self._kept
-            return
-        batches, self._batches = self._batches, None
-        for batch in batches:
-            if len(self._kept) < self._keep:
-                self._kept.append(batch)
-            yield batch
-
-    def __length_hint__(self) -> int:
-        return self._length
-
-    def __str__(self) -> str:
-        return "calibration batches"
+        data = None if self.calibration is None else Replay(self.calibration)
+        few = self.scheme.weight.bits <= FEW_BITS
+        coarse = self.scheme.weight.granularity is Granularity.PER_TENSOR
+        steps: list[Pass] = [Canonicalize(), FoldBatchNorm()]
+        if self.coverage is Coverage.EVERYTHING:
+            steps.append(ExpandAttention())
+        if coarse or few if self.equalize is None else self.equalize:
+            steps.append(EqualizeLayers())
+        if self.smooth and data is not None:
+            steps.append(SmoothQuant(data, scheme=self.scheme, skip=self.skip))
+        steps.append(InsertFakeQuant(self.scheme, self.coverage, self.operators, self.skip))
+        steps.append(Calibrate(data, self.observer, self.weight_observer, self.percentile, self.pair_safe))
+        if data is not None and (few if self.round_weights is None else self.round_weights):
+            steps.append(GPTQ(data))
+        steps.append(SettleGrids())
+        if self.correct_bias and data is not None:
+            steps.append(CorrectBias(data))
+        return tuple(steps)

@@ -1,0 +1,118 @@
+"""Weights on integer grids, whichever operator puts them there: as matrices with one scale and zero point a value."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx
+
+from tersor.ir.block_operators import FAKE_QUANTIZE_BLOCKS, over_blocks
+from tersor.ir.operators import FAKE_QUANTIZE, along
+from tersor.ir.program import Program
+
+aten = torch.ops.aten
+
+PRODUCTS = frozenset({aten.linear.default, aten.conv1d.default, aten.conv2d.default})
+"""Operators whose second argument is a weight with output channels first."""
+
+
+@dataclass(frozen=True)
+class WeightGrid:
+    """A weight as float32[rows, columns], rows being output channels, with the grid of each of its values.
+
+    scale, zero_point: float32 and int32, of the weight's shape as a matrix or broadcast to it.
+    """
+
+    weight: Tensor
+    scale: Tensor
+    zero_point: Tensor
+    quant_min: int
+    quant_max: int
+
+    def rounded(self, values: Tensor, columns: slice | int = slice(None)) -> Tensor:
+        """Values of some columns on their grids."""
+        scale, zero = self.scale[:, columns], self.zero_point[:, columns]
+        return (torch.round(values / scale).add_(zero).clamp_(self.quant_min, self.quant_max) - zero) * scale
+
+    @classmethod
+    def of(cls, program: Program, quantizer: fx.Node) -> WeightGrid:
+        """The grid that a fake-quantize node gives its weight."""
+        weight, scale, zero = (_tensor(program, argument).detach() for argument in quantizer.args[:3])
+        if quantizer.target is FAKE_QUANTIZE_BLOCKS:
+            axis, block = int(quantizer.args[3]), int(quantizer.args[4])  # type: ignore[arg-type]  # by its schema
+            scale, zero = (over_blocks(part, axis, block, weight.shape[axis]) for part in (scale, zero))
+        else:
+            axis = quantizer.args[3]  # type: ignore[assignment]  # an int or None
+            scale, zero = (along(part, axis, weight.dim()).expand_as(weight) for part in (scale, zero))
+        low, high = (int(bound) for bound in quantizer.args[-2:])  # type: ignore[arg-type]  # by its schema
+        rows = weight.shape[0]
+        return cls(
+            weight.float().reshape(rows, -1),
+            scale.float().reshape(rows, -1),
+            zero.to(torch.int32).reshape(rows, -1),
+            low,
+            high,
+        )
+
+
+@dataclass(frozen=True)
+class QuantizedLayer:
+    """A linear or convolution, and the fake-quantize of its weight, which nothing else reads."""
+
+    node: fx.Node
+    quantizer: fx.Node
+
+    @property
+    def weight(self) -> str:
+        """The name of the weight."""
+        return str(self.quantizer.args[0].target)  # type: ignore[union-attr]  # a constant
+
+
+def quantized_layers(program: Program) -> Iterator[QuantizedLayer]:
+    """The linears and convolutions whose weight has a grid and no other reader, in graph order."""
+    uses: dict[int, int] = {}
+    for node in program.graph.find_nodes(op="get_attr"):
+        key = id(program.tensor(str(node.target)))
+        uses[key] = uses.get(key, 0) + len(node.users)
+    for node in program.graph.nodes:
+        quantizer = node.args[1] if node.target in PRODUCTS else None
+        if not isinstance(quantizer, fx.Node) or quantizer.target not in (FAKE_QUANTIZE, FAKE_QUANTIZE_BLOCKS):
+            continue
+        weight = program.constant(quantizer.args[0])
+        if weight is not None and uses[id(weight)] == 1 and len(quantizer.users) == 1:
+            yield QuantizedLayer(node, quantizer)
+
+
+def input_rows(layer: fx.Node, value: Tensor) -> Tensor | None:
+    """What each output value of a layer is the product of a weight row with: float[rows, columns of the weight matrix].
+
+    None for convolutions in groups, whose rows differ by group.
+    """
+    if layer.target is aten.linear.default:
+        return value.reshape(-1, value.shape[-1])
+    stride, padding, dilation, groups = _convolution(layer)
+    if groups != 1:
+        return None
+    shape = list(layer.args[1].meta["val"].shape[2:])  # type: ignore[union-attr]  # a node
+    if layer.target is aten.conv1d.default:
+        value, shape = value.unsqueeze(2), [1, *shape]
+        stride, padding, dilation = [1, *stride], [0, *padding], [1, *dilation]
+    sizes = (tuple(sizes) for sizes in (shape, dilation, padding, stride))
+    patches = torch.nn.functional.unfold(value.float(), *sizes)
+    return patches.transpose(1, 2).reshape(-1, patches.shape[1])
+
+
+def _convolution(layer: fx.Node) -> tuple[list[int], list[int], list[int], int]:
+    from ..arguments import argument, spatial
+
+    rank = 1 if layer.target is aten.conv1d.default else 2
+    parts = [spatial(layer, name, rank) for name in ("stride", "padding", "dilation")]
+    return parts[0], parts[1], parts[2], int(argument(layer, "groups"))
+
+
+def _tensor(program: Program, argument: object) -> Tensor:
+    tensor = program.constant(argument)
+    assert tensor is not None  # the verifier holds that a weight's grid is made of tensors of the program
+    return tensor

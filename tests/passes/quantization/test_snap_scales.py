@@ -53,7 +53,7 @@ def quantized(scheme: Scheme = INT8, coverage: Coverage = Coverage.EVERYTHING) -
     torch.manual_seed(0)
     data = images(4)
     program = trace(Net().eval(), (data[0],))
-    return Quantize(scheme, calibration=data, coverage=coverage)(program)
+    return Quantize(scheme, calibration=data, coverage=coverage, smooth=False)(program)
 
 
 def requantized_layers(program: Program) -> list[tuple[fx.Node, Requantization]]:

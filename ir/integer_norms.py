@@ -7,6 +7,7 @@ int_softmax    per row, with k = max(q) - q:
                t = exponentials[k], S = sum(t)                     exponentials[k] = round(2**20 * exp(-k * scale))
                r = floor(numerator / S)                            numerator = round(2**46 / output scale)
                q' = clamp(((t * r + 2**45) >> 46) + zero_point)
+               of the values that are not hidden; the others have t = 0, and a row that hides all of them is all 0
                within 0.5 + n * 2**-21 / scale' + 2**-24 steps of the real softmax of n values, scale' the output's
 
 int_normalize  per row of n values, with d = q - zero_point:
@@ -49,12 +50,21 @@ def softmax_numerator(scale: float) -> int:
 
 
 def int_softmax(
-    x: Tensor, exponentials: Tensor, dim: int, numerator: int, zero_point: int, quant_min: int, quant_max: int
+    x: Tensor,
+    exponentials: Tensor,
+    dim: int,
+    numerator: int,
+    zero_point: int,
+    quant_min: int,
+    quant_max: int,
+    hidden: Tensor | None = None,
 ) -> Tensor:
-    """int8 to int8, softmax over `dim`."""
+    """int8 to int8, softmax over `dim`. hidden: bool, broadcasts over x; True leaves a value out."""
     values = x.to(torch.int64)
-    terms = exponentials.to(torch.int64)[values.amax(dim, keepdim=True) - values]
-    reciprocal = torch.div(numerator, terms.sum(dim, keepdim=True), rounding_mode="floor")
+    seen = values if hidden is None else values.masked_fill(hidden, torch.iinfo(torch.int8).min)
+    terms = exponentials.to(torch.int64)[seen.amax(dim, keepdim=True) - seen]
+    terms = terms if hidden is None else terms.masked_fill(hidden, 0)
+    reciprocal = torch.div(numerator, terms.sum(dim, keepdim=True).clamp(min=1), rounding_mode="floor")
     steps = (terms * reciprocal + (1 << (SOFTMAX_SHIFT - 1))) >> SOFTMAX_SHIFT
     return (steps + zero_point).clamp(quant_min, quant_max).to(torch.int8)
 
@@ -91,8 +101,8 @@ def integer_root(values: Tensor) -> Tensor:
 register(
     {
         "int_softmax": (
-            "(Tensor x, Tensor exponentials, int dim, int numerator, int zero_point, int quant_min, int quant_max) "
-            "-> Tensor",
+            "(Tensor x, Tensor exponentials, int dim, int numerator, int zero_point, int quant_min, int quant_max, "
+            "Tensor? hidden=None) -> Tensor",
             int_softmax,
             lambda x, *_: torch.empty_like(x),
         ),

@@ -102,6 +102,7 @@ def numbers_well_formed(program: Program) -> None:
             _check_sum(node)
         if node.target is norms.INT_SOFTMAX:
             _check_number(node, "numerator", 1, norms.LARGEST_NUMERATOR)
+            _check_hidden(node)
         if node.target is norms.INT_NORMALIZE:
             _check_number(node, "epsilon", 0, norms.LARGEST_EPSILON - 1)
             _check_row(node)
@@ -133,7 +134,7 @@ def _integer_nodes(program: Program) -> list[fx.Node]:
 def _argument(node: fx.Node, name: str) -> Any:
     """The argument of that name; None where the operator has none."""
     names = [argument.name for argument in node.target._schema.arguments]  # type: ignore[union-attr]  # an operator
-    return node.args[names.index(name)] if name in names else None
+    return dict(zip(names, node.args, strict=False)).get(name)
 
 
 def _integer(value: object) -> int:
@@ -181,6 +182,14 @@ def _check_sum(node: fx.Node) -> None:
     scales = [_argument(node, name) for name in ("scale_a", "scale_b", "scale")]
     if not all(abs(scale) < float("inf") and scale for scale in scales) or scales[2] <= 0:
         raise VerificationError("a scale is not positive and finite", node=node, found=scales)
+
+
+def _check_hidden(node: fx.Node) -> None:
+    hidden = _argument(node, "hidden")
+    if hidden is not None and hidden.meta[KEY].dtype is not torch.bool:
+        raise VerificationError(
+            "what is hidden is not a mask", node=node, expected="bool", found=hidden.meta[KEY].dtype
+        )
 
 
 def _check_row(node: fx.Node) -> None:

@@ -89,6 +89,13 @@ def softmax(b: Builder, x: Value, dim: int) -> str:
     return b.op("Softmax", b.cast(x, b.result.dtype), axis=dim)
 
 
+@rule(aten._safe_softmax.default)
+def safe_softmax(b: Builder, x: Value, dim: int) -> str:
+    """Zeros for a row of minus infinity, for which ONNX's softmax gives NaN."""
+    weights = softmax(b, x, dim)
+    return b.op("Where", b.op("IsNaN", weights), b.number(0, b.result.dtype), weights)
+
+
 @rule(aten.log_softmax.int, aten._log_softmax.default)
 def log_softmax(b: Builder, x: Value, dim: int) -> str:
     return b.op("LogSoftmax", b.cast(x, b.result.dtype), axis=dim)

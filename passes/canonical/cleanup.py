@@ -110,11 +110,24 @@ def pad_into_convolution(spatial: int) -> Rule:
         padding = _padding_with_zeros(node, spatial)
         if padding is None:
             return None
-        target: Any = node.target
-        node.target = _WITH_NUMBERS.get(target, target)
         return _absorb(node, padding)
 
     return rule
+
+
+def padding_in_numbers(context: Context, node: fx.Node) -> fx.Node | None:
+    """Padding by name: "valid" is none; "same" adds a zero at the end of an axis where their number is odd."""
+    weight: Any = node.args[1]
+    kernel, same_size = weight.meta[KEY].shape[2:], argument(node, "padding") == "same"
+    steps = _each_axis(argument(node, "dilation"), len(kernel))
+    zeros = [step * (size - 1) if same_size else 0 for step, size in zip(steps, kernel, strict=True)]
+    if any(count % 2 for count in zeros):
+        ends = [amount for count in reversed(zeros) for amount in (0, count % 2)]
+        node.update_arg(0, context.call(node, aten.constant_pad_nd.default, node.args[0], ends))
+    target: Any = node.target
+    set_argument(node, "padding", [count // 2 for count in zeros])
+    node.target = _WITH_NUMBERS[target]
+    return node
 
 
 def pad_into_pooling(spatial: int) -> Rule:
@@ -144,9 +157,9 @@ def _padding_with_zeros(node: fx.Node, spatial: int) -> list[int] | None:
     source: Any = node.args[0]
     padding = argument(node, "padding")
     zeros = _zeros_around(source, spatial)
-    if zeros is None or padding == "same" or node.meta[KEY].dim() != spatial + 2:
+    if zeros is None or node.meta[KEY].dim() != spatial + 2:
         return None
-    own = _each_axis(0 if padding == "valid" else padding, spatial)
+    own = _each_axis(padding, spatial)
     return [a + b for a, b in zip(own, zeros, strict=True)]
 
 
@@ -229,9 +242,10 @@ TABLE: tuple[tuple[str, Rule, tuple[Any, ...]], ...] = (
     ("reshapes merged", merge_reshape, (aten.reshape.default,)),
     ("permutations merged", merge_permute, (aten.permute.default, aten.transpose.int)),
     ("pads of nothing removed", no_padding, (aten.pad.default, aten.constant_pad_nd.default)),
-    ("pads folded", pad_into_convolution(1), (aten.conv1d.default, aten.conv1d.padding)),
-    ("pads folded", pad_into_convolution(2), (aten.conv2d.default, aten.conv2d.padding)),
-    ("pads folded", pad_into_convolution(3), (aten.conv3d.default, aten.conv3d.padding)),
+    ("paddings in numbers", padding_in_numbers, tuple(_WITH_NUMBERS)),
+    ("pads folded", pad_into_convolution(1), (aten.conv1d.default,)),
+    ("pads folded", pad_into_convolution(2), (aten.conv2d.default,)),
+    ("pads folded", pad_into_convolution(3), (aten.conv3d.default,)),
     ("pads folded", pad_into_pooling(1), (aten.avg_pool1d.default,)),
     ("pads folded", pad_into_pooling(2), (aten.avg_pool2d.default,)),
     ("pads folded", pad_into_pooling(3), (aten.avg_pool3d.default,)),

@@ -237,9 +237,16 @@ class Lowering:
         assert isinstance(value, fx.Node)
         q = self.on_grid(value, grid, node)
         if q is None:
-            scale = self.program.attribute(grid.scale)
-            q = self.call(QUANTIZE, value, scale, grid.zero_point, grid.quant_min, grid.quant_max, like=node)
+            q = self._from_float(value, grid, node)
         return self.dequantize(q, grid.scale, grid.zero_point, None, node)
+
+    def _from_float(self, value: fx.Node, grid: IntegerGrid, like: fx.Node) -> fx.Node:
+        """Quantize a float. Rounding is monotone, so a clamp before it is a narrower grid."""
+        part = grid
+        while role_of(self.program, value) is Role.CLAMP and isinstance(value.args[0], fx.Node):
+            value, part = value.args[0], part.clamped(self.program, *clamp_range(value))
+        scale = self.program.attribute(grid.scale)
+        return self.call(QUANTIZE, value, scale, part.zero_point, part.quant_min, part.quant_max, like=like)
 
 
 def _dtype(node: object) -> torch.dtype | None:

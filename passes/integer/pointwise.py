@@ -7,18 +7,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch._ops import OpOverload
 
 from tersor.ir.integer_operators import DEQUANTIZE
 from tersor.ir.program import Program
 from tersor.ir.shapes import KEY, describe
 
+from ..quantization.elementwise import is_pointwise
+
 aten = torch.ops.aten
 
-_UNTAGGED = frozenset(
-    {aten.hardswish.default, aten.log_sigmoid.default, aten._to_copy.default, aten.to.dtype, aten.clone.default}
-)
-"""Element-wise operators that torch does not tag as such."""
+_COPIES = (aten._to_copy.default, aten.to.dtype, aten.clone.default)
 _LONGEST = 64
 
 
@@ -45,7 +43,7 @@ class Pointwise:
                 continue
             if node.target is DEQUANTIZE:
                 sources.add(node)
-            elif _is_pointwise(node) and len(nodes) < _LONGEST:
+            elif (is_pointwise(node) or node.target in _COPIES) and len(nodes) < _LONGEST:
                 nodes.add(node)
                 stack += node.all_input_nodes
             else:
@@ -66,7 +64,7 @@ class Pointwise:
 
         for node in self.nodes:
             args, kwargs = fx.node.map_arg((node.args, node.kwargs), read)
-            values[node] = node.target(*args, **kwargs)  # type: ignore[operator]  # _is_pointwise: an operator
+            values[node] = node.target(*args, **kwargs)  # type: ignore[operator]  # an operator
         result: Tensor = values[self.nodes[-1]]
         return result.expand_as(elements)
 
@@ -74,12 +72,3 @@ class Pointwise:
 def _is_scalar(program: Program, node: fx.Node) -> bool:
     constant = program.constant(node)
     return constant is not None and constant.numel() == 1
-
-
-def _is_pointwise(node: fx.Node) -> bool:
-    target = node.target
-    if not isinstance(target, OpOverload) or not isinstance(node.meta.get(KEY), Tensor):
-        return False
-    if torch.Tag.nondeterministic_seeded in target.tags:
-        return False
-    return torch.Tag.pointwise in target.tags or target in _UNTAGGED

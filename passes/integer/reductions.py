@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -22,6 +23,7 @@ from tersor.ir.shapes import KEY
 
 from ..arguments import argument, spatial
 from ..quantization.integer_grid import IntegerGrid
+from ..quantization.roles import SOFTMAXES, Role, role_of
 from .lowering import Lowering
 
 aten = torch.ops.aten
@@ -37,7 +39,9 @@ def _source(lowering: Lowering, node: fx.Node) -> fx.Node | None:
     return source if source is not None and source.args[3] is None else None
 
 
-def _mean(lowering: Lowering, node: fx.Node, grid: IntegerGrid, dims: list[int], keepdim: bool) -> fx.Node | None:
+def _reduced(
+    lowering: Lowering, node: fx.Node, grid: IntegerGrid, dims: list[int], keepdim: bool, mean: bool = True
+) -> fx.Node | None:
     source = _source(lowering, node)
     if source is None:
         return None
@@ -48,7 +52,8 @@ def _mean(lowering: Lowering, node: fx.Node, grid: IntegerGrid, dims: list[int],
     total = lowering.accumulate(
         INT_SUM, source.args[0], dims, keepdim, source.args[2], scale=scale, axis=None, like=node
     )
-    return None if total is None else _divided(lowering, node, total, torch.tensor(float(math.prod(sizes))), grid)
+    count = torch.tensor(float(math.prod(sizes)) if mean else 1.0)
+    return None if total is None else _divided(lowering, node, total, count, grid)
 
 
 def _divided(lowering: Lowering, node: fx.Node, total: fx.Node, count: Tensor, grid: IntegerGrid) -> fx.Node:
@@ -59,11 +64,17 @@ def _divided(lowering: Lowering, node: fx.Node, total: fx.Node, count: Tensor, g
     return lowering.requantize(acc, multiplier.float(), grid, node)
 
 
-def _mean_of_dims(lowering: Lowering, node: fx.Node, grid: IntegerGrid) -> fx.Node | None:
-    dims = argument(node, "dim")
-    rank = node.args[0].meta[KEY].dim()  # type: ignore[union-attr]
-    chosen = list(range(rank)) if not dims else [dim % rank for dim in dims]
-    return _mean(lowering, node, grid, chosen, bool(argument(node, "keepdim")))
+def _rank(value: Any) -> int:
+    return int(value.meta[KEY].dim())
+
+
+def _over_dims(mean: bool) -> GridRule:
+    def rule(lowering: Lowering, node: fx.Node, grid: IntegerGrid) -> fx.Node | None:
+        dims, rank = argument(node, "dim"), _rank(node.args[0])
+        chosen = list(range(rank)) if not dims else [dim % rank for dim in dims]
+        return _reduced(lowering, node, grid, chosen, bool(argument(node, "keepdim")), mean)
+
+    return rule
 
 
 def _adaptive_average(lowering: Lowering, node: fx.Node, grid: IntegerGrid) -> fx.Node | None:
@@ -71,7 +82,7 @@ def _adaptive_average(lowering: Lowering, node: fx.Node, grid: IntegerGrid) -> f
     if any(length != 1 for length in ([size] if isinstance(size, int) else size)):  # type: ignore[union-attr]
         return None
     spatial = 1 if node.target is aten.adaptive_avg_pool1d.default else 2
-    return _mean(lowering, node, grid, list(range(rank - spatial, rank)), True)
+    return _reduced(lowering, node, grid, list(range(rank - spatial, rank)), True)
 
 
 _AVERAGE_POOLS: dict[object, int] = {aten.avg_pool1d.default: 1, aten.avg_pool2d.default: 2}
@@ -114,13 +125,19 @@ def _window_sizes(
 
 
 def _softmax(lowering: Lowering, node: fx.Node, grid: IntegerGrid) -> fx.Node | None:
-    source, scale = _source(lowering, node), float(grid.step(lowering.program))
-    if source is None or scale < _LEAST_SCALE:
+    """Positions that are hidden by minus infinity are no values on a grid: the operator leaves them out."""
+    scores: Any = node.args[0]
+    hidden: list[Any] = []
+    scale = float(grid.step(lowering.program))
+    if isinstance(scores, fx.Node) and role_of(lowering.program, scores) is Role.HIDE:
+        scores, hidden = scores.args[0], [scores.args[1]]
+    source = lowering.integer(scores)
+    if source is None or source.args[3] is not None or scale < _LEAST_SCALE:
         return None
     exponentials = exponential_table(float(lowering.scale(source)))
     given = lowering.constant(f"{node.name}.exponentials", exponentials), argument(node, "dim")
     output = softmax_numerator(scale), grid.zero_point, grid.quant_min, grid.quant_max
-    return lowering.call(INT_SOFTMAX, source.args[0], *given, *output, like=node)
+    return lowering.call(INT_SOFTMAX, source.args[0], *given, *output, *hidden, like=node)
 
 
 def _normalization(center: bool) -> GridRule:
@@ -174,11 +191,12 @@ def _affine(
 
 
 REDUCTIONS: dict[object, GridRule] = {
-    aten.mean.dim: _mean_of_dims,
+    aten.mean.dim: _over_dims(mean=True),
+    aten.sum.dim_IntList: _over_dims(mean=False),
     aten.adaptive_avg_pool1d.default: _adaptive_average,
     aten.adaptive_avg_pool2d.default: _adaptive_average,
     **dict.fromkeys(_AVERAGE_POOLS, _average_pool),
-    aten.softmax.int: _softmax,
+    **dict.fromkeys(SOFTMAXES, _softmax),
     aten.layer_norm.default: _normalization(center=True),
     aten.rms_norm.default: _normalization(center=False),
 }

@@ -21,7 +21,7 @@ from torch import fx
 from tersor.ir.origin import Origin
 from tersor.ir.program import Program
 
-from .roles import FAST_LOOKUPS, SLOW_IN_INTEGER, WEIGHTS, Role, constant_factor, operands, role_of
+from .roles import CARRIERS, FAST_LOOKUPS, PRODUCTS, WEIGHTS, Role, constant_factor, is_slow, operands, role_of
 
 
 class Coverage(enum.Enum):
@@ -69,7 +69,10 @@ class _Placer:
         allowed = {node for node in self.nodes if _chosen(node, operators, skip)}
         self.compute = {n for n in self.nodes if self.roles[n] is Role.COMPUTE and n in allowed}
         self.everything = coverage is Coverage.EVERYTHING
-        between = {n for n in self.nodes if n in allowed and self._can_stand_between(n)}
+        self.fused = {n for n in allowed if self.everything and self._scales_accumulators(n, allowed)}
+        between = {n for n in self.nodes if n in allowed and self._can_stand_between(n)} - self.fused
+        self.absorbed = {n for n in between if self.everything and self._continues(n, between)}
+        between -= self.absorbed
         self.quantized = self.compute | (between if self.everything else self._between(between))
         self.parent: dict[fx.Node, fx.Node] = {}
         self.users: dict[fx.Node, list[fx.Node] | None] = {}
@@ -88,7 +91,7 @@ class _Placer:
         role = self.roles[node]
         if role is Role.LOOKUP:
             return self.everything or node.target in FAST_LOOKUPS
-        return role in (Role.ELEMENTWISE, Role.JOIN) and (self.everything or node.target not in SLOW_IN_INTEGER)
+        return role in (Role.ELEMENTWISE, Role.JOIN) and (self.everything or not is_slow(self.program, node))
 
     def _between(self, candidates: set[fx.Node]) -> set[fx.Node]:
         """Those that read from an integer kernel that gives a grid, and are read by an integer kernel."""
@@ -104,6 +107,16 @@ class _Placer:
                 wanted.add(node)
         return wanted
 
+    def _continues(self, node: fx.Node, between: set[fx.Node]) -> bool:
+        """Whether a table goes on from this look-up to the next, so that the value between needs no grid."""
+        (user, *more) = [*node.users] or [node]
+        return (
+            not more
+            and user is not node
+            and {self.roles[node], self.roles.get(user)} == {Role.LOOKUP}
+            and user in between
+        )
+
     def _gives_grid(self, node: fx.Node) -> bool:
         """Whether the kernel requantizes its output. JOIN does not: its output is where its inputs are."""
         if self.roles[node] is Role.COMPUTE:
@@ -117,16 +130,23 @@ class _Placer:
         return node
 
     def _is_fused(self, node: fx.Node) -> bool:
-        return self.roles.get(node) is Role.CLAMP or (self.everything and constant_factor(node) is not None)
+        return self.roles.get(node) is Role.CLAMP or node in self.fused
+
+    def _scales_accumulators(self, node: fx.Node, allowed: set[fx.Node]) -> bool:
+        """Whether a node multiplies by a constant that can go into the multiplier of a kernel's requantization."""
+        source = node.args[0] if constant_factor(node) is not None else None
+        if not isinstance(source, fx.Node) or len(source.users) > 1 or source not in allowed:
+            return False
+        return source in self.compute or (source.target in PRODUCTS and self.roles[source] is Role.ELEMENTWISE)
 
     def _source(self, node: fx.Node) -> fx.Node:
         """The node whose values a chain of moves carries."""
-        while self.roles[node] is Role.MOVE and isinstance(node.args[0], fx.Node):
+        while self.roles[node] in CARRIERS and isinstance(node.args[0], fx.Node):
             node = node.args[0]
         return node
 
     def _unclamped(self, node: fx.Node) -> fx.Node:
-        while self.roles[node] in (Role.CLAMP, Role.MOVE) and isinstance(node.args[0], fx.Node):
+        while self.roles[node] in (Role.CLAMP, *CARRIERS) and isinstance(node.args[0], fx.Node):
             node = node.args[0]
         return node
 
@@ -134,17 +154,23 @@ class _Placer:
         """The users of a value, seen through moves and clamps."""
         found: list[fx.Node] = []
         for user in node.users:
-            transparent = self.roles.get(user) in (Role.MOVE, Role.CLAMP)
+            transparent = self.roles.get(user) in (Role.CLAMP, *CARRIERS)
             found += self._readers(user) if transparent else [user]
         return found
 
     def _demand(self, node: fx.Node) -> None:
         """Put what a quantized node reads on grids; the inputs and the output of a JOIN on one."""
-        sources = [self._provide(operand, node) for operand in operands(self.program, node)]
+        sources = [self._provide(*self._start(operand, node)) for operand in operands(self.program, node)]
         if self.roles[node] is Role.JOIN:
             for source in sources:
                 self._unite(sources[0], source)
             self._unite(sources[0], node)
+
+    def _start(self, value: fx.Node, user: fx.Node) -> tuple[fx.Node, fx.Node]:
+        """Where a table that ends at `user` starts: a value, and what reads it."""
+        while value in self.absorbed:
+            user, (value,) = value, operands(self.program, value)
+        return value, user
 
     def _provide(self, value: fx.Node, user: fx.Node) -> fx.Node:
         """The place whose grid `value` is on, made where there is none yet."""
@@ -153,7 +179,7 @@ class _Placer:
             return source
         if source in self.users and self.users[source] is None:
             return source
-        while self.roles[value] is Role.MOVE and isinstance(value.args[0], fx.Node) and len(value.args[0].users) == 1:
+        while self.roles[value] in CARRIERS and isinstance(value.args[0], fx.Node) and len(value.args[0].users) == 1:
             user, value = value, value.args[0]
         readers = self.users.setdefault(value, [])
         if readers is not None and user not in readers:

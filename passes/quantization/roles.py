@@ -14,7 +14,14 @@ from tersor.ir.operators import FAKE_QUANTIZE, OBSERVE
 from tersor.ir.program import Program
 from tersor.ir.shapes import KEY
 
+from .elementwise import is_unary
+
 aten = torch.ops.aten
+
+
+SOFTMAXES = (aten.softmax.int, aten._safe_softmax.default)
+_HIDING = -1e30
+"""What is less is as good as minus infinity before a softmax."""
 
 
 class Role(enum.Enum):
@@ -25,6 +32,7 @@ class Role(enum.Enum):
     LOOKUP: the same of one value at a time, by a table.
     JOIN: its inputs and its output share one grid.
     MOVE: moves or selects values, so the output is on the input's grid.
+    HIDE: hides positions from a softmax, by minus infinity; the others keep the input's grid.
     CLAMP: cuts values off; fused into the operator before it.
     FLOAT: computes in float.
     """
@@ -34,6 +42,7 @@ class Role(enum.Enum):
     LOOKUP = "lookup"
     JOIN = "join"
     MOVE = "move"
+    HIDE = "hide"
     CLAMP = "clamp"
     FLOAT = "float"
 
@@ -65,8 +74,10 @@ _ROLES: dict[object, Role] = {
             aten.matmul.default,
             aten.bmm.default,
             aten.softmax.int,
+            aten._safe_softmax.default,
             aten.layer_norm.default,
             aten.rms_norm.default,
+            aten.sum.dim_IntList,
             aten.avg_pool1d.default,
             aten.avg_pool2d.default,
             aten.adaptive_avg_pool2d.default,
@@ -108,9 +119,18 @@ _ROLES: dict[object, Role] = {
             aten.unsqueeze.default,
             aten.expand.default,
             aten.repeat.default,
+            aten.repeat_interleave.self_int,
             aten.slice.Tensor,
             aten.select.int,
             aten.index_select.default,
+            aten.index.Tensor,
+            aten.gather.default,
+            aten.flip.default,
+            aten.roll.default,
+            aten.channel_shuffle.default,
+            aten.pixel_unshuffle.default,
+            aten.amax.default,
+            aten.amin.default,
             aten.split.Tensor,
             aten.split_with_sizes.default,
             aten.chunk.default,
@@ -127,6 +147,7 @@ _ROLES: dict[object, Role] = {
         ),
         Role.MOVE,
     ),
+    aten.masked_fill.Scalar: Role.HIDE,
     **dict.fromkeys((aten.relu.default, aten.hardtanh.default, aten.clamp.default, aten.relu6.default), Role.CLAMP),
 }
 
@@ -144,10 +165,18 @@ SLOW_IN_INTEGER = frozenset(
         aten.matmul.default,
         aten.rms_norm.default,
         aten.softmax.int,
+        aten._safe_softmax.default,
         aten.sub.Tensor,
+        aten.sum.dim_IntList,
     }
 )
 """Operators that such a kernel has in integer not at all, or many times slower than in float."""
+
+PRODUCTS = (aten.matmul.default, aten.bmm.default)
+"""Products of two activations, which accumulate."""
+
+CARRIERS = (Role.MOVE, Role.HIDE)
+"""Roles whose values are on the grid of their input."""
 
 _ONE_OPERAND = frozenset({aten.layer_norm.default, aten.rms_norm.default})
 """Operators that read one activation; their other tensors are parameters."""
@@ -160,17 +189,25 @@ def roles(*wanted: Role) -> list[object]:
 
 def role_of(program: Program, node: fx.Node) -> Role:
     """The role of a node, judged by its operator and by what it is called with."""
-    role = _ROLES.get(node.target, Role.FLOAT) if node.op == "call_function" else Role.FLOAT
-    if role is Role.FLOAT or not _is_float(node):
+    if node.op != "call_function" or not _is_float(node):
         return Role.FLOAT
-    check = _CONDITIONS.get(node.target)
-    return Role.FLOAT if check is not None and not check(program, node) else role
+    role, check = _ROLES.get(node.target), _CONDITIONS.get(node.target)
+    if role is not None and (check is None or check(program, node)):
+        return role
+    return Role.LOOKUP if is_unary(program, node) else Role.FLOAT
+
+
+def is_slow(program: Program, node: fx.Node) -> bool:
+    """Whether kernels for CPUs with floating point have a quantized form not at all, or a slow one."""
+    return node.target in SLOW_IN_INTEGER or (node.target is aten.mean.dim and not _is_global_pool(program, node))
 
 
 def operands(program: Program, node: fx.Node) -> list[fx.Node]:
     """The activations that a node reads: its tensor inputs, without a weight and a bias, or the pattern of a move."""
     role = role_of(program, node)
-    if role in (Role.COMPUTE, Role.MOVE, Role.CLAMP, Role.LOOKUP) or node.target in _ONE_OPERAND:
+    if role is Role.LOOKUP:
+        return [argument for argument in node.all_input_nodes if program.constant(argument) is None]
+    if role in (Role.COMPUTE, Role.MOVE, Role.HIDE, Role.CLAMP) or node.target in _ONE_OPERAND:
         first = node.args[0]
         return [first] if isinstance(first, fx.Node) else []
     if role is Role.JOIN:
@@ -238,6 +275,25 @@ def _is_of_matrices(program: Program, node: fx.Node) -> bool:
     return _is_of_tensors(program, node) and all(n.meta[KEY].dim() >= 2 for n in node.all_input_nodes)
 
 
+def _is_over_known_sizes(program: Program, node: fx.Node) -> bool:
+    """A sum or mean over dimensions of fixed sizes, in the type of its input."""
+    source, dims = node.args[0].meta[KEY], node.args[1]  # type: ignore[union-attr]
+    chosen = dims or range(source.dim())
+    fixed = all(type(source.shape[dim]) is int for dim in chosen)  # type: ignore[union-attr]
+    return fixed and source.dtype is node.meta[KEY].dtype
+
+
+def _hides_positions(program: Program, node: fx.Node) -> bool:
+    value = node.args[2]
+    hides = isinstance(value, int | float) and value < _HIDING
+    return hides and bool(node.users) and all(user.target in SOFTMAXES for user in node.users)
+
+
+def _is_part_of_moved(program: Program, node: fx.Node) -> bool:
+    source = node.args[0]
+    return isinstance(source, fx.Node) and _ROLES.get(source.target) is Role.MOVE
+
+
 def _is_global_pool(program: Program, node: fx.Node) -> bool:
     """A mean over both spatial dimensions of a batch of images, however it is written."""
     source = node.args[0].meta[KEY]  # type: ignore[union-attr]
@@ -262,7 +318,10 @@ _CONDITIONS = {
     aten.matmul.default: _is_of_matrices,
     aten.bmm.default: _is_of_matrices,
     aten.adaptive_avg_pool2d.default: _is_global_pool,
-    aten.mean.dim: _is_global_pool,
+    aten.mean.dim: _is_over_known_sizes,
+    aten.sum.dim_IntList: _is_over_known_sizes,
+    aten.masked_fill.Scalar: _hides_positions,
+    operator.getitem: _is_part_of_moved,
     aten.pad.default: _pads_with_zero,
     aten.constant_pad_nd.default: _pads_with_zero,
 }

@@ -56,6 +56,22 @@ def test_softmax_saturates_and_never_wraps() -> None:
     assert found.tolist() == [[127, 0, 0]]
 
 
+@pytest.mark.parametrize("length", [2, 7, 64])
+def test_hidden_values_are_left_out_of_softmax(length: int) -> None:
+    """As the softmax of the rest alone; where nothing is left, zero."""
+    x, scale, output = rows(length), 0.05, 1 / 256
+    hidden = torch.rand(x.shape, generator=torch.Generator().manual_seed(1)) < 0.5
+    hidden[0], hidden[1] = True, False
+    hidden[2, x[2].argmax()] = True
+    rest = norms.exponential_table(scale), -1, norms.softmax_numerator(output), -100, -128, 127
+    found = INT_SOFTMAX(x, *rest, hidden)
+    for values, mask, result in zip(x, hidden, found, strict=True):
+        assert bool((result[mask] == -100).all())
+        if not bool(mask.all()):
+            assert torch.equal(result[~mask], INT_SOFTMAX(values[~mask], *rest))
+    assert torch.equal(INT_SOFTMAX(x, *rest, torch.zeros(length, dtype=torch.bool)), INT_SOFTMAX(x, *rest))
+
+
 def test_softmax_goes_along_any_dimension() -> None:
     x = rows(12)[:24].reshape(2, 3, 4, 12)
     rest = norms.exponential_table(0.1), norms.softmax_numerator(1 / 256), -128, -128, 127

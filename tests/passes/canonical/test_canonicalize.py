@@ -218,10 +218,18 @@ def test_padding_given_as_a_word() -> None:
         padded = F.pad(x, (1, 1))
         return F.conv2d(padded, m.w, padding="valid"), F.conv2d(padded, m.w, padding="same")
 
-    assert canonical(program_of(function, IMAGE, w=WEIGHT), IMAGE)[:3] == [
-        "aten.pad(%x, [1, 1])",
+    assert canonical(program_of(function, IMAGE, w=WEIGHT), IMAGE)[:2] == [
         "aten.conv2d(%x, @w, None, [1, 1], [0, 1])",
-        "aten.conv2d.padding(%pad, @w, None, [1, 1], same)",
+        "aten.conv2d(%x, @w, None, [1, 1], [1, 2])",
+    ]
+
+
+def test_the_same_size_from_an_even_kernel_takes_a_zero_more_at_the_end() -> None:
+    weight = WEIGHT[..., :2].clone()
+    program = program_of(lambda m, x: F.conv2d(x, m.w, padding="same", dilation=(2, 3)), IMAGE, w=weight)
+    assert canonical(program, IMAGE)[:2] == [
+        "aten.constant_pad_nd(%x, [0, 1, 0, 0])",
+        "aten.conv2d(%constant_pad_nd, @w, None, [1, 1], [2, 1], [2, 3])",
     ]
 
 

@@ -118,13 +118,16 @@ class TensorRT(Backend):
             return INSTALL.removeprefix("pip install ")
         return None
 
-    @property
-    def onnx_options(self) -> OnnxOptions:
-        """The form of ONNX that TensorRT's parser and its optimizer take."""
+    def onnx_options(self, program: Program) -> OnnxOptions:
+        """The form of ONNX that TensorRT's parser and its optimizer take.
+
+        Opset 20 where it can say everything: what ONNX Runtime makes of int8 activations at opset 21 it then refuses.
+        """
         from ..onnx.builder import OnnxOptions
+        from .support import has_narrow_weights
 
         return OnnxOptions(
-            opset=21,
+            opset=21 if has_narrow_weights(program) else 20,
             unsigned=False,
             widen=False,
             widen_stored=True,
@@ -145,7 +148,7 @@ class TensorRT(Backend):
         """Every node that TensorRT does not take, found in one walk."""
         from .support import unsupported_nodes
 
-        return unsupported_nodes(program, self.onnx_options)
+        return unsupported_nodes(program, self.onnx_options(program))
 
     def emit(self, program: Program, out: Path) -> Artifact:
         from .emit import emit

@@ -42,7 +42,7 @@ def emit(program: Program, out: Path, backend: TensorRT) -> TensorRTArtifact:
     Raises LoweringError where TensorRT refuses, with its words, the node and the user's line.
     """
     profiles = [shapes(program.signature, profile) for profile in complete(program, backend.profiles)]
-    model = emit_model(program, backend.onnx_options)
+    model = emit_model(program, backend.onnx_options(program))
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out, prefix=".writing-") as scratch:
         draft = Path(scratch)

@@ -37,6 +37,8 @@ _SCALARS = frozenset({"tensor", "sub_tensor", "copy", "memset", "assert", "shape
 
 def kernels_of_plan(path: Path) -> tuple[Kernel, ...]:
     """The kernels of a serialized engine that name ONNX nodes, in order; empty where it holds no such text."""
+    if not path.stat().st_size:
+        return ()
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         modules = [match for match in _MODULE.finditer(data) if _NESTED not in match["header"]]
         texts = [(match["tensors"].decode("latin1"), match["main"].decode("latin1")) for match in modules]

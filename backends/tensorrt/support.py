@@ -41,6 +41,12 @@ def unsupported_nodes(program: Program, options: OnnxOptions) -> list[Unsupporte
     return found
 
 
+def has_narrow_weights(program: Program) -> bool:
+    """Whether a weight is on a grid of 4 bits, a type that came with opset 21."""
+    nodes = program.graph.find_nodes(op="call_function", target=FAKE_QUANTIZE)
+    return any(program.constant(node.args[0]) is not None and int(node.args[5]) < 8 for node in nodes)
+
+
 def _refusal(program: Program, node: fx.Node) -> Unsupported | None:
     if node.op not in ("call_function", "placeholder"):
         return None

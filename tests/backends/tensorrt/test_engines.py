@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from torch import Tensor
@@ -102,6 +103,13 @@ def test_the_onnx_file_computes_what_the_program_computes(built: TensorRTArtifac
     found = built.run_onnx(image)
     assert difference([expected], [found]).sqnr > 30
     assert difference([floats()(image).detach()], [found]).sqnr > 20
+
+
+def test_the_onnx_file_loads_in_a_session_as_everybody_opens_it(built: TensorRTArtifact) -> None:
+    session = onnxruntime.InferenceSession(str(built.model), providers=["CPUExecutionProvider"])
+    image = torch.randn(2, 3, 16, 16)
+    (found,) = session.run(None, {"image": image.numpy()})
+    assert difference([built.run_onnx(image)], [torch.from_numpy(found)]).sqnr > 30
 
 
 def test_weights_of_four_bits_that_meet_int8_are_stored_as_int8(tmp_path: Path) -> None:

@@ -37,6 +37,7 @@ from tersor.passes.quantization.calibrate import Calibrate
 from tersor.passes.quantization.insert_fake_quant import InsertFakeQuant
 from tersor.passes.quantization.placement import Coverage
 from tersor.passes.quantization.quantize import Quantize
+from tersor.passes.quantization.quantize_dynamic import QuantizeDynamic
 from tersor.passes.quantization.quantize_weights import QuantizeWeights
 from tersor.passes.report import PipelineResult, Report
 from tersor.passes.rewriting.decompose import Decompose
@@ -91,6 +92,7 @@ __all__ = [
     "PruneChannels",
     "QuantType",
     "Quantize",
+    "QuantizeDynamic",
     "QuantizeWeights",
     "Random",
     "Ranking",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import onnx
 import torch
@@ -14,6 +14,10 @@ from tersor.ir.program import Program
 from tersor.ir.shapes import KEY
 
 from .dtypes import element_type, tensor_proto
+
+if TYPE_CHECKING:
+    from .block_quantization import Blocks
+    from .dynamic_quantization import Dynamic
 
 Dim = Any
 """A size: an int, or a torch.SymInt."""
@@ -54,6 +58,8 @@ class OnnxOptions:
     """How a target wants its ONNX.
 
     opset: the version of the operators.
+    contrib: operators of ONNX Runtime's own may be used.
+    int8_activations: products with weights in blocks may quantize activations, block by block, to run in integer.
     unsigned: activations as uint8, 128 above the program's int8 values, instead of int8.
     widen: 4-bit weights, stored as int4, are widened to int8 before anything reads them.
     widen_stored: 4-bit weights that are multiplied with 8-bit activations are stored as int8, the others read as int4.
@@ -65,6 +71,8 @@ class OnnxOptions:
     """
 
     opset: int = 21
+    contrib: bool = False
+    int8_activations: bool = False
     unsigned: bool = True
     widen: bool = True
     widen_stored: bool = False
@@ -101,6 +109,7 @@ class Builder:
     integer kernel will read the result.
     kernels: the nodes that integer kernels run.
     tails: see `end_with_move`.
+    blocks, dynamic: weights quantized in blocks, and values quantized at run time, by their nodes.
     """
 
     program: Program
@@ -111,6 +120,8 @@ class Builder:
     stored: dict[str, Stored] = field(default_factory=dict)
     tails: dict[fx.Node, Tail] = field(default_factory=dict)
     zero_points: dict[str, str] = field(default_factory=dict)
+    blocks: dict[fx.Node, Blocks] = field(default_factory=dict)
+    dynamic: dict[fx.Node, Dynamic] = field(default_factory=dict)
     kernels: frozenset[fx.Node] = frozenset()
     integer: bool = False
     _names: set[str] = field(default_factory=set)

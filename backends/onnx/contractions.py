@@ -10,8 +10,10 @@ import torch
 
 from tersor.passes.arguments import argument
 
+from .block_quantization import blocks_of, linear_of_blocks
 from .builder import Builder, Value
 from .dtypes import element_type, tensor_proto
+from .dynamic_quantization import dynamic_linear
 from .registry import Refusal, rule
 
 aten = torch.ops.aten
@@ -119,6 +121,10 @@ def linear(b: Builder, x: Value, weight: Value, bias: Value | None) -> str:
     Integer kernels take a bias in Gemm alone, and of a MatMul whose weight alone is quantized ONNX Runtime quantizes
     the activations too, on grids that the program does not hold.
     """
+    blocks = blocks_of(b, 1)
+    special = dynamic_linear(b, bias) if blocks is None else linear_of_blocks(b, x, blocks, bias)
+    if special is not None:
+        return special
     if x.rank == 2:
         return b.op("Gemm", x, weight, bias, transB=1)
     if x.rank > 2 and not weight.constant:

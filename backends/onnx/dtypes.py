@@ -38,12 +38,12 @@ def element_type(dtype: torch.dtype) -> int:
 
 
 def tensor_proto(name: str, tensor: Tensor, kind: int | None = None) -> onnx.TensorProto:
-    """A tensor with its values in little-endian bytes; `kind` INT4 packs int8 values two to a byte, low half first.
+    """A tensor with its values in little-endian bytes; `kind` INT4 or UINT4 packs two to a byte, low half first.
 
     ONNX does not tell parameters from other tensors: floats that are none carry a note, which `load_onnx` reads.
     """
     flat = tensor.detach().cpu().contiguous().reshape(-1)
-    if kind == T.INT4:
+    if kind in (T.INT4, T.UINT4):
         padded = torch.nn.functional.pad(flat, (0, flat.numel() % 2)).to(torch.uint8) & 0xF
         flat = padded[::2] | (padded[1::2] << 4)
     data = flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b""

@@ -8,6 +8,7 @@ from typing import Any
 import onnx
 from torch import Tensor, fx
 
+from tersor.ir.block_operators import FAKE_QUANTIZE_BLOCKS
 from tersor.ir.errors import LoweringError
 from tersor.ir.operators import FAKE_QUANTIZE, FAKE_QUANTIZE_BIAS
 from tersor.ir.origin import Origin
@@ -19,8 +20,10 @@ from ..base import Unsupported
 from ..grids import grids, integer_nodes
 from . import (
     activations,
+    block_quantization,
     contractions,
     creation,
+    dynamic_quantization,
     elementwise,
     indexing,
     movement,
@@ -36,8 +39,10 @@ from .registry import RULES, Refusal
 
 RULE_MODULES = (
     activations,
+    block_quantization,
     contractions,
     creation,
+    dynamic_quantization,
     elementwise,
     indexing,
     movement,
@@ -50,7 +55,11 @@ RULE_MODULES = (
 """Importing them fills the table of rules."""
 
 
-_STORED_ARGUMENTS: dict[Any, tuple[int, ...]] = {FAKE_QUANTIZE: (0, 2), FAKE_QUANTIZE_BIAS: (0, 1, 2)}
+_STORED_ARGUMENTS: dict[Any, tuple[int, ...]] = {
+    FAKE_QUANTIZE: (0, 2),
+    FAKE_QUANTIZE_BIAS: (0, 1, 2),
+    FAKE_QUANTIZE_BLOCKS: (0, 2),
+}
 """Arguments, by place, of which a rule stores integers of its own in the tensor's stead."""
 
 
@@ -171,9 +180,10 @@ class _Emitter:
             initializers,
             value_info=self._value_infos(made),
         )
-        opset = onnx.helper.make_opsetid("", self.builder.options.opset)
-        version = onnx.helper.find_min_ir_version_for([opset])
-        return onnx.helper.make_model(graph, producer_name="tersor", opset_imports=[opset], ir_version=version)
+        opsets = [onnx.helper.make_opsetid("", self.builder.options.opset)]
+        version = onnx.helper.find_min_ir_version_for(opsets)
+        opsets += [onnx.helper.make_opsetid(domain, 1) for domain in sorted({node.domain for node in nodes} - {""})]
+        return onnx.helper.make_model(graph, producer_name="tersor", opset_imports=opsets, ir_version=version)
 
     def _finish_outputs(self) -> None:
         """An output that is an input, a constant or another output as well is a copy of it."""

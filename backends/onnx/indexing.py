@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from .block_quantization import blocks_of, rows_of_blocks
 from .builder import Builder, Value
 from .movement import END
 from .registry import Refusal, rule
@@ -16,7 +17,9 @@ aten = torch.ops.aten
 
 @rule(aten.embedding.default)
 def embedding(b: Builder, weight: Value, indices: Value) -> str:
-    return b.op("Gather", weight, indices, axis=0)
+    blocks = blocks_of(b, 0)
+    rows = None if blocks is None else rows_of_blocks(b, blocks, indices)
+    return b.op("Gather", weight, indices, axis=0) if rows is None else rows
 
 
 @rule(aten.index_select.default)
@@ -38,6 +41,9 @@ def index(b: Builder, x: Value, indices: Sequence[Value | None]) -> str:
     indexed = {axis: i for axis, i in enumerate(indices) if i is not None}
     _refuse_masks(indexed.values())
     axes = list(indexed)
+    blocks = blocks_of(b, 0) if axes == [0] else None
+    if blocks is not None and (rows := rows_of_blocks(b, blocks, indexed[0])) is not None:
+        return rows
     if len(axes) == 1:
         return b.op("Gather", x, indexed[axes[0]], axis=axes[0])
     rest = [axis for axis in range(x.rank) if axis not in indexed]

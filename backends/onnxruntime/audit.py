@@ -16,6 +16,7 @@ from typing import Any
 import onnx
 from torch import Tensor, fx
 
+from tersor.ir.block_operators import FAKE_QUANTIZE_BLOCKS, FAKE_QUANTIZE_DYNAMIC
 from tersor.ir.operators import FAKE_QUANTIZE, FAKE_QUANTIZE_BIAS
 from tersor.ir.printer import operator_name
 from tersor.ir.program import Program
@@ -30,7 +31,7 @@ from .support import FLOAT_ONLY
 _SUFFIX = re.compile(r"(_token_\d+|/duplicated.*|_nhwc|_quant)$")
 _KERNELS = re.compile(r"QLinear\w+|QGemm|QAttention|MatMulInteger\w*|ConvInteger|DynamicQuantize\w+")
 _FLOAT_RESULT = re.compile(r"MatMulIntegerToFloat|DynamicQuantizeMatMul")
-_HIDDEN = (FAKE_QUANTIZE, FAKE_QUANTIZE_BIAS, operator.getitem)
+_HIDDEN = (FAKE_QUANTIZE, FAKE_QUANTIZE_BIAS, FAKE_QUANTIZE_BLOCKS, FAKE_QUANTIZE_DYNAMIC, operator.getitem)
 _INTEGERS = frozenset({onnx.TensorProto.INT8, onnx.TensorProto.UINT8})
 
 
@@ -107,6 +108,9 @@ def _judge(
 ) -> tuple[str, str]:
     """The precision of a node, and why it is not int8 or takes no kernel."""
     integer = kernels.get(node.name)
+    bits = _weight_bits(node)
+    if bits is not None:
+        return f"w{bits}", f"weights of {bits} bits in blocks, activations in float"
     if integer:
         return "int8", ""
     if integer is None and _is_folded_clamp(program, node):
@@ -114,6 +118,14 @@ def _judge(
     if integer is None and node in found:
         return "int8", "nothing is left to compute"
     return str(_first(node).dtype).removeprefix("torch."), _reason(program, node, integer, found)
+
+
+def _weight_bits(node: fx.Node) -> int | None:
+    """The bits of a weight in blocks that the node computes with, or picks from."""
+    for source in node.all_input_nodes:
+        if source.target is FAKE_QUANTIZE_BLOCKS:
+            return 4 if int(source.args[-1]) <= 7 else 8  # type: ignore[arg-type]  # by its schema
+    return None
 
 
 def _is_folded_clamp(program: Program, node: fx.Node) -> bool:

@@ -33,6 +33,8 @@ class OnnxRuntime(Backend):
     external_data: keep tensors in a file beside the model, as is done anyway from 2 GB on.
     opset: the version of ONNX's operators.
     audit: ask ONNX Runtime which nodes run in integer; without it the report has no rows.
+    int8_activations: let ONNX Runtime quantize the activations that meet weights in blocks, block by block, and compute
+        in integer: faster, and less exact.
     threads: of the artifact's session; None leaves it to ONNX Runtime.
 
     Raises LoweringError on an opset that cannot be written, and from `emit` on a program that is not calibrated, that
@@ -45,6 +47,7 @@ class OnnxRuntime(Backend):
     external_data: bool = False
     opset: int = 21
     audit: bool = True
+    int8_activations: bool = False
     threads: int | None = None
 
     def __post_init__(self) -> None:
@@ -60,7 +63,7 @@ class OnnxRuntime(Backend):
         """The form of ONNX that ONNX Runtime fuses."""
         from ..onnx.builder import OnnxOptions
 
-        return OnnxOptions(self.opset, unsigned=True, widen=True)
+        return OnnxOptions(self.opset, contrib=True, int8_activations=self.int8_activations, unsigned=True, widen=True)
 
     def supports(self, program: Program, node: fx.Node) -> Unsupported | None:
         return next((found for found in self.unsupported(program) if found.node == node.name), None)

@@ -1,0 +1,81 @@
+"""Rules for activations whose grid is found at run time: what ONNX Runtime runs in integer.
+
+per tensor   DynamicQuantizeLinear -> MatMulInteger -> Cast -> Mul (fused to DynamicQuantizeMatMul)
+per token    scale = max |x| / 127 of each row; QuantizeLinear(x / scale) -> MatMulInteger -> Cast -> Mul
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import onnx
+import torch
+from torch import Tensor, fx
+
+from tersor.ir.block_operators import FAKE_QUANTIZE_DYNAMIC
+from tersor.ir.operators import FAKE_QUANTIZE, quantize_to_grid
+
+from .builder import Builder, Value
+from .dtypes import tensor_proto
+from .registry import Refusal, rule
+
+_TINY = torch.finfo(torch.float32).tiny
+
+
+@dataclass(frozen=True)
+class Dynamic:
+    """A value quantized at run time: the names of its uint8 integers, its scale, and its zero point."""
+
+    steps: str
+    scale: str
+    zero_point: str
+    per_token: bool
+
+
+@rule(FAKE_QUANTIZE_DYNAMIC)
+def fake_quantize_dynamic(b: Builder, x: Value, per_token: bool) -> str:
+    if x.dtype != torch.float32:
+        raise Refusal(f"quantizes {x.dtype}", "trace the model in float32")
+    if not per_token:
+        steps, scale, zero = b.op_many("DynamicQuantizeLinear", 3, x)
+        b.dynamic[b.node] = Dynamic(steps, scale, zero, per_token=False)
+        return b.op("DequantizeLinear", steps, scale, zero)
+    largest = b.op("ReduceMax", b.op("Abs", x), b.ints(-1), keepdims=1)
+    scale = b.op("Div", largest, b.number(127.0, torch.float32))
+    tiny, one = b.number(_TINY, torch.float32), b.number(1.0, torch.float32)
+    scale = b.op("Where", b.op("Greater", scale, tiny), scale, one)
+    zero = b.constant(torch.tensor(128, dtype=torch.uint8))
+    steps = b.op("QuantizeLinear", b.op("Div", x, scale), one, zero)
+    b.dynamic[b.node] = Dynamic(steps, scale, zero, per_token=True)
+    return b.op("Mul", b.op("DequantizeLinear", steps, one, zero), scale)
+
+
+def dynamic_linear(b: Builder, bias: Value | None) -> str | None:
+    """A linear of a value quantized at run time and an int8 weight; None where it is not that."""
+    x, weight = b.node.args[:2]
+    if not isinstance(x, fx.Node) or x not in b.dynamic or not isinstance(weight, fx.Node):
+        return None
+    if weight.target is not FAKE_QUANTIZE or weight.args[3] not in (0, None):
+        return None
+    tensors = [b.program.constant(argument) for argument in weight.args[:3]]
+    if any(tensor is None for tensor in tensors) or bool(tensors[2].any()):  # type: ignore[union-attr]  # not None
+        return None
+    values, scale, zero = (tensor.detach() for tensor in tensors if tensor is not None)
+    name = str(weight.args[0].target)  # type: ignore[union-attr]  # a constant
+
+    def transposed(given: str) -> onnx.TensorProto:
+        axis, low, high = weight.args[3:6]
+        steps: Tensor = quantize_to_grid(values, scale, zero, axis, low, high)  # type: ignore[arg-type]  # by its schema
+        return tensor_proto(given, steps.to(torch.int8).T.contiguous())
+
+    stored = b.initializer(name, transposed)
+    factor = b.initializer(f"{name}_scale", lambda given: tensor_proto(given, scale.reshape(-1)))
+    found = b.dynamic[x]
+    product = b.op("MatMulInteger", found.steps, stored, found.zero_point)
+    sums = b.op("Cast", product, to=onnx.TensorProto.FLOAT)
+    if found.per_token:
+        # One after the other: of their product ONNX Runtime would make a kernel that takes one scale for all rows.
+        result = b.op("Mul", b.op("Mul", sums, factor), found.scale)
+    else:
+        result = b.op("Mul", sums, b.op("Mul", found.scale, factor))
+    return result if bias is None else b.op("Add", result, bias)

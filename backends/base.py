@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -78,6 +79,12 @@ class Artifact(ABC):
     @abstractmethod
     def run_flat(self, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
         """Run on flat inputs that were checked already."""
+
+    def latency(self, inputs: Sequence[Tensor]) -> float:
+        """Seconds of one run on flat inputs: by this machine's clock, or by the device's where the target has one."""
+        started = time.perf_counter()
+        self.run_flat(inputs)
+        return time.perf_counter() - started
 
     def layers(self, inputs: Sequence[Tensor]) -> Iterator[tuple[str, Tensor]]:
         """Intermediate values with the names of the program's nodes, where the target can show them."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -27,7 +28,7 @@ from .lowering import lower, resolve
 from .recipe import load_recipe, ready_recipes
 from .sources import load_data, load_program, parse_dynamic
 from .timing import measure, table, torch_threads
-from .verification import Runnable, compare, inputs_for, open_runnable
+from .verification import Runnable, RunnableArtifact, compare, inputs_for, open_runnable
 
 CHECK_FAILED, USAGE, ERROR, INTERRUPTED = 1, 2, 3, 130
 
@@ -162,16 +163,19 @@ def verify(
 @click.argument("models", nargs=-1, required=True)
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
 @click.option("--seconds", type=click.FloatRange(0.01), default=2.0, show_default=True, help="For each.")
+@click.option("--target", "-t", help="Lower each MODEL that is no ONNX file and no folder to this target first.")
 @as_json
-def bench(models: tuple[str, ...], threads: int, seconds: float, as_json: bool) -> None:
+def bench(models: tuple[str, ...], threads: int, seconds: float, target: str | None, as_json: bool) -> None:
     """Measure the latency of MODELS in turns; speed is against the first.
 
-    Each is a MODEL (run by torch), an ONNX file or an artifact's folder.
+    Each is a MODEL (run by torch, or on the target named), an ONNX file or an artifact's folder. A GPU's artifacts are
+    measured by the GPU's clock.
     """
-    sides = [open_runnable(model) for model in models]
-    with torch_threads(threads):
+    with tempfile.TemporaryDirectory() as scratch, torch_threads(threads):
+        sides = [_side(model, target, Path(scratch) / str(place)) for place, model in enumerate(models)]
         calls = {side.name: _call(side, sides[0], threads) for side in sides}
-        latencies = measure(calls, seconds=seconds)
+        clocks = {side.name: _clock(side, sides[0]) for side in sides if isinstance(side, RunnableArtifact)}
+        latencies = measure(calls, seconds=seconds, clocks=clocks)
     if as_json:
         _print_json({name: found.to_json() for name, found in latencies.items()})
     else:
@@ -221,6 +225,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         console.print("interrupted; nothing was left half-written", style="yellow")
         code = INTERRUPTED
     sys.exit(code or 0)
+
+
+def _side(model: str, target: str | None, folder: Path) -> Runnable:
+    if target is None or Path(model).is_dir() or Path(model).suffix == ".onnx":
+        return open_runnable(model)
+    return RunnableArtifact(lower(load_program(model), target, folder), f"{model} on {target}")
+
+
+def _clock(side: RunnableArtifact, first: Runnable) -> Callable[[], float]:
+    return partial(side.latency, inputs_for(first, side))
 
 
 def _call(side: Runnable, first: Runnable, threads: int) -> Any:

@@ -74,6 +74,10 @@ class RunnableArtifact:
         self.artifact.signature.check(inputs)
         return self.artifact.run_flat(inputs)
 
+    def latency(self, inputs: Sequence[Tensor]) -> float:
+        """Seconds of one run, by the device's clock where it has one."""
+        return self.artifact.latency(inputs)
+
     def layers(self, inputs: Sequence[Tensor]) -> Iterator[tuple[str, Tensor]]:
         """What the artifact can show of its inside."""
         yield from self.artifact.layers(inputs)

@@ -125,6 +125,20 @@ def test_bench_measures_each(run: Run) -> None:
     assert "speed" in run("bench", "zoo:model", "--seconds", "0.05")[1]
 
 
+def test_bench_lowers_to_a_target_first_where_one_is_named(run: Run) -> None:
+    found = json.loads(run("bench", "zoo:model", "--target", "onnxruntime", "--seconds", "0.05", "--json")[1])
+    assert set(found) == {"zoo:model on onnxruntime"}
+
+
+def test_an_engine_is_built_and_audited_and_says_what_it_runs_on(run: Run) -> None:
+    code, output, _ = run("compress", "zoo:model", "--data", "zoo:batches", "--target", "tensorrt", "--out", "engine")
+    assert code == 0
+    assert "tensorrt: 100.0% of MACs in integer" in output
+    assert "model.engine" in output
+    code, _, errors = run("bench", "zoo:model", "engine", "--seconds", "0.01")
+    assert (code, "run_onnx" in errors) == (ERROR, True) or code == 0
+
+
 def test_an_onnx_file_is_a_model_too(run: Run) -> None:
     assert run("compress", "zoo:model", "--recipe", "float", "--out", "float")[0] == 0
     code, _, errors = run("compress", "float/model.onnx", "--data", "zoo:batches", "--out", "int8")

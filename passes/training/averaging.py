@@ -21,16 +21,18 @@ class Average:
 
     @torch.no_grad()
     def update(self, state: Mapping[str, Tensor], step: int) -> None:
-        """Take in the state after `step` updates; tensors that are new or have another shape begin anew."""
+        """Take in the state after `step` updates."""
         decay = min(self.decay, (1 + step) / (10 + step))
         for name, tensor in state.items():
-            old = self.values.get(name)
-            if old is None or old.shape != tensor.shape or not tensor.is_floating_point():
-                self.values[name] = tensor.detach().clone()
+            if tensor.is_floating_point():
+                self.values[name].lerp_(tensor.detach(), 1 - decay)
             else:
-                old.lerp_(tensor.detach(), 1 - decay)
-        for name in self.values.keys() - state.keys():
-            del self.values[name]
+                self.values[name].copy_(tensor)
+
+    def fit_to(self, state: Mapping[str, Tensor]) -> None:
+        """After the program was changed: what is new begins with its value, what is gone is forgotten."""
+        kept = {name: old for name, old in self.values.items() if name in state and old.shape == state[name].shape}
+        self.values = {name: kept.get(name, tensor.detach().clone()) for name, tensor in state.items()}
 
     @contextmanager
     def swapped(self, state: Mapping[str, Tensor]) -> Iterator[None]:

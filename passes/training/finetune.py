@@ -14,7 +14,7 @@ from tersor.ir.stage import Stage
 from ..base import Pass, PassResult, Promise
 from .loop import fit
 from .options import Better, Training
-from .program_task import Loss, Metric, ProgramTask
+from .program_task import Loss, Metric, ProgramTask, Settings
 
 
 @dataclass(frozen=True)
@@ -50,19 +50,25 @@ class Finetune(Pass):
         if self.batches is None or self.loss is None:
             missing = "training data" if self.batches is None else "a loss"
             raise TrainingError(f"{missing} is missing", hint="Finetune(batches, loss)")
-        task = ProgramTask(
-            program,
+        settings = Settings(
             self.loss,
-            metric=self.metric,
-            validation=self.validation,
+            self.metric,
+            self.validation,
             freeze=self.freeze,
-            freeze_batch_norm=self.freeze_batch_norm,
+            freeze_batch_norm=0.0 if self.freeze_batch_norm else 1.0,
         )
-        outcome = fit(task, self.batches, for_epochs(self.training, self.epochs), self.better)
-        name = getattr(self.metric, "__name__", "metric")
-        return PassResult(task.result(), True, outcome.notes(name))
+        options = for_epochs(self.training, self.epochs)
+        task = ProgramTask(program, settings, options=options)
+        outcome = fit(task, self.batches, options, self.better)
+        return PassResult(task.result(), True, outcome.notes(metric_name(self.metric)))
 
 
 def for_epochs(training: Training, epochs: int | None) -> Training:
     """The options, with so many epochs where that is given."""
     return training if epochs is None else dataclasses.replace(training, epochs=epochs, steps=None)
+
+
+def metric_name(metric: Metric | None) -> str:
+    """What a report calls it."""
+    name = getattr(metric, "__name__", "metric")
+    return "metric" if name == "<lambda>" else str(name)

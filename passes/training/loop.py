@@ -15,12 +15,13 @@ from torch import Tensor, nn
 from tersor.ir.errors import TrainingError
 
 from ..console import progress_bar
+from ..processes import rank, summed, world
 from ..progress import heard, listening, tell
+from .accelerated import accelerator
 from .averaging import Average, copied, write
 from .batches import moved
 from .feed import Feed
 from .options import Better, Training
-from .processes import accelerator, rank, summed, world
 from .randomness import Stream, preserved
 from .resuming import Keeper
 from .schedules import rate
@@ -92,6 +93,7 @@ class Loop:
         self.mean_loss = math.nan
         self.stopped_early = False
         task.to(self.accelerator.device)
+        task.begin(self.steps)
         self.average = None if options.average is None else Average(options.average, task.state())
         self.build()
 
@@ -117,7 +119,7 @@ class Loop:
     def _until_done(self, keeper: Keeper | None, started: float) -> None:
         while self.step < self.steps and not self.stopped_early:
             if self.task.advance(self.step, self.steps):
-                self.build()
+                self._changed()
             group = self.feed.next()
             self.losses.append(self._update(group.batches))
             self.step += 1
@@ -129,6 +131,13 @@ class Loop:
             if keeper is not None and (done or _due(self.step, self.options.checkpoint_every, group.ends)):
                 keeper.save()
             self._tell(started)
+
+    def _changed(self) -> None:
+        """The task is another program now: what was best before is no state of this one."""
+        self.build()
+        self.best, self.best_state, self.without_better = None, None, 0
+        if self.average is not None:
+            self.average.fit_to(self.task.state())
 
     def _end(self) -> None:
         if not math.isfinite(self.mean_loss) and self.losses:

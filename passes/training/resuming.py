@@ -11,10 +11,10 @@ from torch import Tensor
 
 from tersor.ir.errors import TrainingError
 
+from ..processes import rank, world
 from .averaging import write
 from .batches import digest
 from .checkpoints import Checkpoints, Snapshot
-from .processes import rank, world
 from .randomness import Stream
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ _COUNTERS = (
     "losses",
     "mean_loss",
     "stopped_early",
+    "speeds",
 )
 _MAY_DIFFER = ("checkpoint", "checkpoint_every", "progress")
 
@@ -79,7 +80,7 @@ class Keeper:
             return 0
         self._refuse_another(snapshot)
         loop, data = self.loop, snapshot.data
-        loop.task.load_structure(self.checkpoints.stem(snapshot.step), snapshot.step)
+        loop.task.load_structure(self.checkpoints.stem(snapshot.step), snapshot.step, loop.steps)
         loop.build()
         device = loop.accelerator.device
         write(loop.task.state(), snapshot.get("state"))

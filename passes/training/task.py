@@ -44,6 +44,9 @@ class Task(ABC):
     def state(self) -> dict[str, Tensor]:
         """Every tensor that training changes, by name: the parameters, and statistics that move along."""
 
+    def begin(self, steps: int) -> None:  # noqa: B027  # optional
+        """Called once, before anything is trained, with the number of steps: the place to refuse."""
+
     def advance(self, step: int, steps: int) -> bool:
         """Called before each step. True where the parameters are others from now on."""
         return False
@@ -65,8 +68,8 @@ class Task(ABC):
         stem: the path of the checkpoint, without a suffix.
         """
 
-    def load_structure(self, stem: Path, step: int) -> None:  # noqa: B027  # optional
-        """The inverse of `save_structure`, for a run that goes on at `step`."""
+    def load_structure(self, stem: Path, step: int, steps: int) -> None:  # noqa: B027  # optional
+        """The inverse of `save_structure`, for a run that goes on at `step` of `steps`."""
 
     def to(self, device: torch.device) -> None:  # noqa: B027  # optional
         """Move everything to a device."""

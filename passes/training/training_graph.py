@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch.distributed.nn.functional import all_reduce
 
 from tersor.ir.program import Program
 
-from .processes import world
+from ..processes import world
 
 aten = torch.ops.aten
 
@@ -18,15 +19,28 @@ _MODE = {aten.batch_norm.default: 5, aten.dropout.default: 2, aten.feature_dropo
 """Operators whose argument at that place says whether they train."""
 
 
-def training_copy(program: Program, freeze_batch_norm: bool) -> Program:
-    """A copy in training mode that shares the tensors. Frozen batch norms keep to their running statistics."""
-    copied = program.copy().train()
+def training_copy(program: Program, freeze_batch_norm: bool, taps: Sequence[str] = ()) -> Program:
+    """A copy in training mode that shares the tensors. Frozen batch norms keep to their running statistics.
+
+    taps: names of nodes whose values `run` gives after the outputs.
+    """
+    copied = tapped(program, taps).train()
     for node in copied.graph.find_nodes(op="call_function", target=aten.batch_norm.default):
         if freeze_batch_norm:
             node.update_arg(_MODE[node.target], False)
         elif world() > 1:
             node.target = synchronized_batch_norm
     copied.changed()
+    return copied
+
+
+def tapped(program: Program, taps: Sequence[str]) -> Program:
+    """A copy whose `run` gives the values of these nodes after the outputs."""
+    copied = program.copy()
+    if taps:
+        named = {node.name: node for node in copied.graph.nodes}
+        copied.graph.output_node().args = ((*copied.outputs, *(named[name] for name in taps)),)
+        copied.changed()
     return copied
 
 

@@ -14,7 +14,6 @@ from torch.nn import functional as F
 
 import tersor as ts
 from tersor.passes.training.loop import fit
-from tersor.passes.training.program_task import ProgramTask
 
 spec = importlib.util.spec_from_file_location("networks", Path(__file__).with_name("networks.py"))
 assert spec is not None and spec.loader is not None  # noqa: PT018  # not a test
@@ -38,7 +37,7 @@ def main(folder: str, out: str, kill_at: int) -> None:
         epochs=4, learning_rate=0.02, average=0.8, checkpoint=folder, checkpoint_every=4, evaluate_every=3,
         progress=False,
     )  # fmt: skip
-    task = ProgramTask(networks.program(dropout=0.3), loss, metric=networks.accuracy, validation=[(x, y)])
+    task = networks.task(loss, networks.program(dropout=0.3), metric=networks.accuracy, validation=[(x, y)])
     outcome = fit(task, ts.ShuffledBatches(x, y, size=16), options)
     task.result().save(out)
     print(outcome.resumed_at, outcome.metric, outcome.best_step, outcome.loss)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 import tersor as ts
+from tersor.passes.training.program_task import ProgramTask, Settings
 
 
 def net(norm: bool = True, dropout: float = 0.0) -> nn.Module:
@@ -45,3 +49,8 @@ def same(left: ts.Program, right: ts.Program) -> bool:
     """Whether two programs hold the same bits."""
     ours, theirs = left.tensors(), right.tensors()
     return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def task(loss: Any = F.cross_entropy, given: ts.Program | None = None, **settings: Any) -> ProgramTask:
+    """A program that is to be trained."""
+    return ProgramTask(given or program(), Settings(loss, **settings))

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+import tersor as ts
 from tersor.ir.errors import TrainingError
 from tersor.passes.progress import listening
 from tersor.passes.training.batches import ShuffledBatches
@@ -28,7 +29,7 @@ QUIET: dict[str, Any] = {"progress": False}
 
 
 def trained(options: Training, batches: Any = BATCHES, **settings: Any) -> ProgramTask:
-    task = ProgramTask(networks.program(), F.cross_entropy, **settings)
+    task = networks.task(**settings)
     fit(task, batches, options)
     return task
 
@@ -110,7 +111,7 @@ def test_the_best_state_is_kept_and_training_stops_when_it_gets_no_better() -> N
         kept.append(logits.clone())
         return next(scores)
 
-    task = ProgramTask(networks.program(), F.cross_entropy, metric=metric, validation=[(X, Y)])
+    task = networks.task(metric=metric, validation=[(X, Y)])
     outcome = fit(task, BATCHES, Training(epochs=9, patience=2, **QUIET))
     assert outcome.stopped_early
     assert (outcome.metric, outcome.best_step, outcome.steps) == (0.9, 6, 12)
@@ -119,16 +120,13 @@ def test_the_best_state_is_kept_and_training_stops_when_it_gets_no_better() -> N
 
 def test_a_metric_that_is_to_shrink() -> None:
     scores = iter([3.0, 1.0, 2.0])
-    task = ProgramTask(networks.program(), F.cross_entropy, metric=lambda *_: next(scores), validation=[(X, Y)])
+    task = networks.task(metric=lambda *_: next(scores), validation=[(X, Y)])
     outcome = fit(task, BATCHES, Training(epochs=3, **QUIET), Better.LOWER)
     assert (outcome.metric, outcome.best_step) == (1.0, 6)
 
 
 def test_the_metric_is_the_mean_over_rows_whatever_the_batches() -> None:
-    task = ProgramTask(
-        networks.program(), F.cross_entropy, metric=networks.accuracy,
-        validation=[(X[:90], Y[:90]), (X[90:], Y[90:])],
-    )  # fmt: skip
+    task = networks.task(metric=networks.accuracy, validation=[(X[:90], Y[:90]), (X[90:], Y[90:])])
     assert task.evaluate() == pytest.approx(networks.accuracy(task.program(X), Y))
 
 
@@ -142,7 +140,7 @@ def test_it_learns_and_the_seed_repeats_it() -> None:
 
 
 def test_random_numbers_of_the_process_stay_as_they_were() -> None:
-    task = ProgramTask(networks.program(dropout=0.5), F.cross_entropy)
+    task = networks.task(given=networks.program(dropout=0.5))
     torch.manual_seed(7)
     expected = torch.rand(1)
     torch.manual_seed(7)
@@ -157,7 +155,7 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_float32_weights() -> None:
         seen.append(logits.dtype)
         return F.cross_entropy(logits.float(), labels)
 
-    task = ProgramTask(networks.program(), loss)
+    task = networks.task(loss)
     fit(task, BATCHES, Training(epochs=1, precision=Precision.BFLOAT16, **QUIET))
     assert seen[0] is torch.bfloat16
     assert {p.dtype for p in task.parameters().values()} == {torch.float32}
@@ -195,7 +193,7 @@ def test_a_bad_target_is_named() -> None:
 
     bad = torch.zeros(32, 3)
     bad[3, 1] = math.nan
-    task = ProgramTask(networks.program(), loss)
+    task = networks.task(loss)
     with pytest.raises(TrainingError, match=r"(?s)step 1: loss nan.*batch is not finite.*1 of 96 values in target 0"):
         fit(task, [(X[:32], torch.zeros(32, 3)), (X[:32], bad)], Training(epochs=1, **QUIET))
 
@@ -210,22 +208,20 @@ def test_the_first_bad_node_is_named_with_its_source() -> None:
             y = torch.relu(self.linear(x)) - 5
             return torch.log(y).exp()
 
-    import tersor as ts
-
-    task = ProgramTask(ts.trace(Root(), torch.randn(2, 3)), lambda out: out.mean())
+    task = networks.task(lambda out: out.mean(), ts.trace(Root(), torch.randn(2, 3)))
     with pytest.raises(TrainingError, match=r"(?s)step 0.*%log = aten.log.default.*test_loop.py.*torch.log\(y\)"):
         fit(task, [torch.randn(2, 3)], Training(epochs=1, **QUIET))
 
 
 def test_a_parameter_that_went_astray_is_named() -> None:
-    task = ProgramTask(networks.program(norm=False), F.cross_entropy)
+    task = networks.task(given=networks.program(norm=False))
     huge = Training(epochs=3, learning_rate=1e38, optimizer=Optimizer.SGD, schedule=Schedule.CONSTANT, **QUIET)
     with pytest.raises(TrainingError, match=r"step [12]: .*(parameter|gradient|tensor that) .*not finite|first tensor"):
         fit(task, BATCHES, huge)
 
 
 def test_a_loss_that_alone_is_not_finite_is_named() -> None:
-    task = ProgramTask(networks.program(), lambda logits, labels: logits.sum() * math.inf)
+    task = networks.task(lambda logits, labels: logits.sum() * math.inf)
     with pytest.raises(TrainingError, match="step 0: the loss is not finite"):
         fit(task, BATCHES, Training(epochs=1, **QUIET))
 
@@ -254,7 +250,7 @@ def test_data_that_cannot_be_trained_on(batches: Any, message: str) -> None:
 @pytest.mark.parametrize("loss", [lambda *_: 1.0, lambda o, y: o.detach().sum(), lambda o, y: o])
 def test_a_loss_that_is_none_is_refused(loss: Any) -> None:
     with pytest.raises(TrainingError, match="the loss is no loss"):
-        fit(ProgramTask(networks.program(), loss), BATCHES, Training(epochs=1, **QUIET))
+        fit(networks.task(loss), BATCHES, Training(epochs=1, **QUIET))
 
 
 def test_nothing_to_train_is_refused() -> None:
@@ -280,5 +276,5 @@ def test_unsized_data_is_counted() -> None:
             for chosen in torch.randperm(len(X)).split(32):
                 yield X[chosen], Y[chosen]
 
-    outcome = fit(ProgramTask(networks.program(), F.cross_entropy), Unsized(), Training(epochs=2, **QUIET))
+    outcome = fit(networks.task(), Unsized(), Training(epochs=2, **QUIET))
     assert (outcome.steps, outcome.epochs) == (6, 2)

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch.nn import functional as F
 
 import tersor as ts
 from tersor.ir.errors import TrainingError
@@ -44,7 +43,7 @@ def test_kill_9_and_resume_gives_the_same_bits(tmp_path: Path) -> None:
 
 
 def train(folder: Path, batches: Any = None, **changes: Any) -> tuple[ProgramTask, Outcome]:
-    task = ProgramTask(networks.program(), F.cross_entropy)
+    task = networks.task()
     options = ts.Training(**{"steps": 8, "checkpoint": folder, "checkpoint_every": 2, "progress": False, **changes})
     return task, fit(task, batches or ts.ShuffledBatches(X, Y, size=16), options)
 
@@ -80,7 +79,7 @@ def test_other_weights_are_refused(tmp_path: Path) -> None:
     program.set_tensor("7.bias", torch.ones(3))
     options = ts.Training(steps=8, checkpoint=tmp_path, checkpoint_every=2, progress=False)
     with pytest.raises(TrainingError, match="the tensors that it began with"):
-        fit(ProgramTask(program, F.cross_entropy), ts.ShuffledBatches(X, Y, size=16), options)
+        fit(networks.task(given=program), ts.ShuffledBatches(X, Y, size=16), options)
 
 
 def test_other_data_is_refused(tmp_path: Path) -> None:

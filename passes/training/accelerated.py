@@ -1,12 +1,9 @@
-"""One process or many: what the loop asks of accelerate, and sums over all processes."""
+"""What the loop asks of accelerate: the device, the precision, and how processes work together."""
 
 from __future__ import annotations
 
 import importlib.util
 from typing import TYPE_CHECKING
-
-import torch
-from torch import Tensor
 
 from tersor.ir.errors import MissingDependencyError, TrainingError
 
@@ -36,36 +33,3 @@ def accelerator(precision: Precision) -> Accelerator:
     if precision is Precision.FLOAT16 and found.device.type == "cpu":
         raise TrainingError("a CPU cannot train in float16", expected="a GPU", hint="precision=Precision.BFLOAT16")
     return found
-
-
-def world() -> int:
-    """How many processes there are."""
-    return torch.distributed.get_world_size() if _connected() else 1
-
-
-def rank() -> int:
-    """The number of this process."""
-    return torch.distributed.get_rank() if _connected() else 0
-
-
-def _connected() -> bool:
-    return torch.distributed.is_available() and torch.distributed.is_initialized()
-
-
-def summed(values: Tensor) -> Tensor:
-    """The sum over all processes; the values themselves where there is one."""
-    if world() == 1:
-        return values
-    total = values.clone()
-    torch.distributed.all_reduce(total)
-    return total
-
-
-def extremes(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
-    """The least and the greatest over all processes."""
-    if world() == 1:
-        return low, high
-    low, high = low.clone(), high.clone()
-    torch.distributed.all_reduce(low, torch.distributed.ReduceOp.MIN)
-    torch.distributed.all_reduce(high, torch.distributed.ReduceOp.MAX)
-    return low, high

@@ -17,6 +17,7 @@ PASSES: Registry[Pass] = Registry(
         "correct_bias": "tersor.passes.quantization.correct_bias:CorrectBias",
         "decompose": "tersor.passes.rewriting.decompose:Decompose",
         "equalize_layers": "tersor.passes.quantization.equalize_layers:EqualizeLayers",
+        "distill": "tersor.passes.training.distill:Distill",
         "expand_attention": "tersor.passes.rewriting.expand_attention:ExpandAttention",
         "finetune": "tersor.passes.training.finetune:Finetune",
         "fold_batch_norm": "tersor.passes.rewriting.fold_batchnorm:FoldBatchNorm",
@@ -37,6 +38,7 @@ PASSES: Registry[Pass] = Registry(
         "settle_grids": "tersor.passes.quantization.settle_grids:SettleGrids",
         "snap_scales": "tersor.passes.quantization.snap_scales:SnapScales",
         "smooth_quant": "tersor.passes.quantization.smooth_quant:SmoothQuant",
+        "train_quantized": "tersor.passes.training.train_quantized:TrainQuantized",
     },
     "tersor.passes",
 )

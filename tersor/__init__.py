@@ -44,8 +44,12 @@ from tersor.passes.rewriting.decompose import Decompose
 from tersor.passes.rewriting.fold_batchnorm import FoldBatchNorm
 from tersor.passes.rewriting.rewrite import Rewrite
 from tersor.passes.training.batches import ShuffledBatches
+from tersor.passes.training.distill import Distill, Distillation
+from tersor.passes.training.events import At
+from tersor.passes.training.features import Pair, suggest_pairs
 from tersor.passes.training.finetune import Finetune
 from tersor.passes.training.options import Better, Optimizer, Precision, Schedule, Training
+from tersor.passes.training.train_quantized import Ranges, TrainQuantized
 
 from .lowering import compress, load, load_onnx, lower
 
@@ -59,6 +63,7 @@ __all__ = [
     "W4A8",
     "ActivationVariance",
     "Artifact",
+    "At",
     "Backend",
     "BatchNormScale",
     "Better",
@@ -69,6 +74,8 @@ __all__ = [
     "Coverage",
     "Criterion",
     "Decompose",
+    "Distill",
+    "Distillation",
     "Finetune",
     "Fisher",
     "FoldBatchNorm",
@@ -81,6 +88,7 @@ __all__ = [
     "Magnitude",
     "Observer",
     "Optimizer",
+    "Pair",
     "Parameters",
     "Pass",
     "PassManager",
@@ -95,6 +103,7 @@ __all__ = [
     "QuantizeDynamic",
     "QuantizeWeights",
     "Random",
+    "Ranges",
     "Ranking",
     "Report",
     "Rewrite",
@@ -104,11 +113,13 @@ __all__ = [
     "Stage",
     "Taylor",
     "TersorError",
+    "TrainQuantized",
     "Training",
     "Unsupported",
     "compress",
     "load",
     "load_onnx",
     "lower",
+    "suggest_pairs",
     "trace",
 ]

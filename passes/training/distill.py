@@ -110,7 +110,8 @@ class Distiller(Companion):
             loss = self.options.hard * hard + (1 - self.options.hard) * loss
         if self.options.relate_logits:
             loss = loss + self.options.relation_weight * relations(ours, theirs)
-        return loss + self._of_features(list(taps), list(told))
+        total: Tensor = loss + self._of_features(list(taps), list(told))
+        return total
 
     def _of_features(self, ours: list[Tensor], theirs: list[Tensor]) -> Tensor:
         total = torch.zeros((), device=self.device)
@@ -125,8 +126,8 @@ class Distiller(Companion):
 
     def _projected(self, index: int, student: Tensor, teacher: Tensor) -> Tensor:
         axis = _channels(student)
-        projected = F.linear(student.movedim(axis, -1), self.projections[_name(index)]).movedim(-1, axis)
-        if projected.dim() == 4 and projected.shape[2:] != teacher.shape[2:]:
+        projected: Tensor = F.linear(student.movedim(axis, -1), self.projections[_name(index)]).movedim(-1, axis)
+        if projected.dim() == teacher.dim() == 4 and projected.shape[2:] != teacher.shape[2:]:
             projected = F.interpolate(projected, teacher.shape[2:], mode="bilinear", align_corners=False)
         if projected.shape != teacher.shape:
             pair = self.hints[index]
@@ -159,7 +160,8 @@ def _name(index: int) -> str:
 
 
 def _random(shape: tuple[int, int], generator: torch.Generator) -> Tensor:
-    return torch.randn(shape, generator=generator) / shape[1] ** 0.5
+    values: Tensor = torch.randn(shape, generator=generator) / shape[1] ** 0.5
+    return values
 
 
 @dataclass(frozen=True)

@@ -69,32 +69,31 @@ def unknown_module(path: str, known: Iterable[str]) -> TrainingError:
 
 
 def suggest_pairs(student: Program, teacher: Program | nn.Module) -> tuple[Pair, ...]:
-    """Pairs of the modules that have one name in both, and outputs of as many dimensions; the outermost of each.
+    """Pairs of the modules that have one name in both, and outputs of as many dimensions.
 
-    Of `layers`, `layers.0` and `layers.0.conv` these are the children of the container, `layers.0`: a container's
-    output is that of its last child.
+    Of a list of layers these are the layers, as `blocks.0`, `blocks.1`; elsewhere the outermost modules.
     """
     ours = module_outputs(student)
     theirs = module_outputs(teacher) if isinstance(teacher, Program) else dict.fromkeys(_paths(teacher))
     both = [path for path in ours if path in theirs and _alike(ours[path], theirs[path])]
-    containers = {path for path in both if any(_is_number(other, path) for other in both)}
-    chosen = [path for path in both if path not in containers and not _is_inside(path, both, containers)]
-    return tuple(Pair(path, path) for path in chosen)
+    outermost = [path for path in both if "." not in path]
+    return tuple(Pair(path, path) for outer in outermost for path in _layers(outer, both))
+
+
+def _layers(path: str, both: list[str]) -> list[str]:
+    """The layers of the first list inside a module; itself where there is none."""
+    inside = [other for other in both if other.startswith(f"{path}.")]
+    children = [other for other in inside if "." not in other[len(path) + 1 :]]
+    numbered = [child for child in children if child.rpartition(".")[2].isdigit()]
+    if numbered:
+        return numbered
+    if any(part.isdigit() for other in inside for part in other.split(".")):
+        return [layer for child in children for layer in _layers(child, both)]
+    return [path]
 
 
 def _alike(ours: fx.Node, theirs: Any) -> bool:
     return theirs is None or ours.meta[KEY].dim() == theirs.meta[KEY].dim()
-
-
-def _is_number(path: str, container: str) -> bool:
-    """Whether a path is that of a numbered child."""
-    parent, _, leaf = path.rpartition(".")
-    return parent == container and leaf.isdigit()
-
-
-def _is_inside(path: str, both: list[str], containers: set[str]) -> bool:
-    """Whether a module that is chosen already holds this one."""
-    return any(path.startswith(f"{other}.") for other in both if other not in containers)
 
 
 def _paths(module: nn.Module) -> list[str]:

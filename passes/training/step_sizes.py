@@ -121,7 +121,7 @@ def _reads_input(node: fx.Node) -> bool:
 def _grids(program: Program) -> list[_Grid]:
     nodes: dict[str, list[fx.Node]] = {}
     for node in program.graph.find_nodes(op="call_function", target=FAKE_QUANTIZE):
-        nodes.setdefault(str(node.args[1].target), []).append(node)  # type: ignore[union-attr]  # a get_attr
+        nodes.setdefault(str(node.args[1].target), []).append(node)
     return [_Grid(name, users, min(_bound(program, user) for user in users)) for name, users in nodes.items()]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -106,15 +106,15 @@ class _Cache:
         self.rows: dict[bytes, Values] = {}
         self.asked = self.found = 0
 
-    def through(self, parts: Split, ask: Any) -> Values:
+    def through(self, parts: Split, ask: Callable[[Split], Values]) -> Values:
         if self.limit <= 0:
-            return ask(parts)  # type: ignore[no-any-return]  # the caller's
+            return ask(parts)
         keys = _keys(parts)
         known = [self.rows.get(key) for key in keys]
         self.asked += len(keys)
         self.found += sum(row is not None for row in known)
         if keys and all(row is not None for row in known):
-            columns = zip(*known, strict=True)  # type: ignore[arg-type]  # none is None
+            columns = zip(*known, strict=True)
             return tuple(torch.stack(column) for column in columns)
         answer: Values = ask(parts)
         self._remember(keys, answer)
@@ -154,7 +154,7 @@ def float_self(program: Program) -> Program:
     copied = program.copy()
     for target in (FAKE_QUANTIZE, FAKE_QUANTIZE_BIAS):
         for node in copied.graph.find_nodes(op="call_function", target=target):
-            copied.replace(node, node.args[0])  # type: ignore[arg-type]  # a node
+            copied.replace(node, node.args[0])
     copied.graph.eliminate_dead_code()
     copied.remove_unused_tensors()
     copied.stage = Stage.FLOAT

@@ -128,4 +128,5 @@ class TrainQuantized(Pass):
             coverage=self.coverage,
             operators=self.operators,
             skip=self.skip,
+            round_weights=False,  # training rounds them
         )

@@ -12,6 +12,7 @@ from torch import Tensor, fx
 
 from tersor.ir.operators import OBSERVE
 from tersor.ir.program import REPLACES, Program
+from tersor.ir.shapes import KEY
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 """What float rounding may do to an output, relative to its largest value, through some hundred layers."""
@@ -73,18 +74,27 @@ def shape_mismatch(names: Sequence[str], reference: Sequence[Tensor], candidate:
     return None
 
 
-def within_rounding(reference: Sequence[Tensor], candidate: Sequence[Tensor]) -> bool:
-    """Whether each tensor is the reference's up to float rounding; integers and booleans have to be equal."""
-    return all(_close(left, right) for left, right in zip(reference, candidate, strict=True))
+def within_rounding(reference: Sequence[Tensor], candidate: Sequence[Tensor], within: float = 0.0) -> bool:
+    """Whether each tensor is the reference's up to float rounding; integers and booleans have to be equal.
+
+    within: the least tolerance, where outputs of one dtype are computed from values of a coarser one.
+    """
+    return all(_close(left, right, within) for left, right in zip(reference, candidate, strict=True))
 
 
-def _close(left: Tensor, right: Tensor) -> bool:
+def coarsest(program: Program) -> float:
+    """The tolerance of the coarsest dtype in which a program holds floats."""
+    values = (node.meta.get(KEY) for node in program.graph.nodes)
+    return max((TOLERANCE.get(value.dtype, 0.0) for value in values if isinstance(value, Tensor)), default=0.0)
+
+
+def _close(left: Tensor, right: Tensor, within: float) -> bool:
     if left.shape != right.shape:
         return False
     if not left.is_floating_point():
         return torch.equal(left, right)
     found = difference([left], [right])
-    return found.new_nonfinite == 0 and found.relative <= TOLERANCE.get(left.dtype, 1e-4)
+    return found.new_nonfinite == 0 and found.relative <= max(TOLERANCE.get(left.dtype, 1e-4), within)
 
 
 class NodeRunner(fx.Interpreter):

@@ -19,7 +19,7 @@ from tersor.ir.verifier import verify
 
 from .base import Pass, Promise, finished
 from .checkpoint import Checkpoints
-from .compare import Difference, difference, first_difference, shape_mismatch, within_rounding
+from .compare import Difference, coarsest, difference, first_difference, shape_mismatch, within_rounding
 from .console import progress_bar
 from .progress import Listener, listening
 from .report import PipelineResult, Report, ReportRow
@@ -155,7 +155,7 @@ class _Checks:
         found = difference(self.previous, outputs)
         if found.new_nonfinite:
             raise _broken(step, before, after, self.inputs, "values that stay finite", str(found))
-        if step.promise is Promise.EXACT and not within_rounding(self.previous, outputs):
+        if step.promise is Promise.EXACT and not within_rounding(self.previous, outputs, coarsest(before)):
             raise _broken(step, before, after, self.inputs, "the outputs before the pass, up to rounding", str(found))
         return found
 

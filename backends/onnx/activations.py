@@ -32,6 +32,11 @@ def log_sigmoid(b: Builder, x: Value) -> str:
     return b.op("Neg", b.op("Softplus", b.op("Neg", x)))
 
 
+@rule(aten.threshold.default)
+def threshold(b: Builder, x: Value, least: float, value: float) -> str:
+    return b.op("Where", b.op("Greater", x, b.number(least, x.dtype)), x, b.number(value, x.dtype))
+
+
 @rule(aten.leaky_relu.default)
 def leaky_relu(b: Builder, x: Value, slope: float) -> str:
     return b.op("LeakyRelu", x, alpha=float(slope))

@@ -26,12 +26,14 @@ from . import (
     dynamic_quantization,
     elementwise,
     indexing,
+    logic,
     movement,
     normalization,
     pooling,
     quantization,
     recurrent,
     reductions,
+    resizing,
 )
 from .builder import Builder, OnnxOptions, Value
 from .dtypes import element_type, tensor_proto
@@ -45,12 +47,14 @@ RULE_MODULES = (
     dynamic_quantization,
     elementwise,
     indexing,
+    logic,
     movement,
     normalization,
     pooling,
     quantization,
     recurrent,
     reductions,
+    resizing,
 )
 """Importing them fills the table of rules."""
 

@@ -14,6 +14,8 @@ from .registry import Refusal, rule
 
 aten = torch.ops.aten
 
+_REDUCTIONS = {"sum": "add", "prod": "mul", "amax": "max", "amin": "min"}
+
 
 @rule(aten.embedding.default)
 def embedding(b: Builder, weight: Value, indices: Value) -> str:
@@ -119,6 +121,13 @@ def scatter(b: Builder, x: Value, dim: int, places: Value, src: Value) -> str:
 @rule(aten.scatter_add.default)
 def scatter_add(b: Builder, x: Value, dim: int, places: Value, src: Value) -> str:
     return b.op("ScatterElements", x, places, _prefix(b, src, places), axis=dim, reduction="add")
+
+
+@rule(aten.scatter_reduce.two)
+def scatter_reduce(b: Builder, x: Value, dim: int, places: Value, src: Value, how: str, *, include_self: bool) -> str:
+    if how not in _REDUCTIONS or not include_self:
+        raise Refusal("scatters what ONNX does not", f"{', '.join(_REDUCTIONS)} with include_self")
+    return b.op("ScatterElements", x, places, _prefix(b, src, places), axis=dim, reduction=_REDUCTIONS[how])
 
 
 def _prefix(b: Builder, src: Value, places: Value) -> str:

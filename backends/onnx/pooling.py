@@ -1,4 +1,4 @@
-"""Rules for pooling, resizing and padding."""
+"""Rules for pooling and padding."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def _average(b: Builder, x: Value, counts_padding: bool, window: dict[str, Any])
     return b.op("AveragePool", padded, count_include_pad=0, **{**window, "pads": [0] * len(amounts)})
 
 
-@rule(aten.avg_pool2d.default)
+@rule(aten.avg_pool2d.default, aten.avg_pool3d.default)
 def avg_pool2d(
     b: Builder,
     x: Value,
@@ -110,68 +110,6 @@ def adaptive_avg_pool(b: Builder, x: Value, output: Sequence[int]) -> str:
         raise Refusal(f"pools {list(sizes)} to {list(output)}, whose windows differ in size", "avg_pool")
     window = [s // o for s, o in zip(sizes, output, strict=True)]
     return b.op("AveragePool", x, kernel_shape=window, strides=window)
-
-
-# -- resizing --------------------------------------------------------------------------------------------------------
-
-
-def _resize(b: Builder, x: Value, sizes: Sequence[Any] | None, scales: Sequence[float] | None, **how: Any) -> str:
-    if scales:
-        factors = b.constant(torch.tensor([1.0, 1.0, *scales]))
-        return b.move("Resize", x, None, factors, None, **how)
-    assert sizes is not None
-    return b.move("Resize", x, None, None, b.op("Concat", b.shape(x, 0, 2), b.sizes(sizes), axis=0), **how)
-
-
-_NEAREST = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
-
-
-def _smooth(mode: str, align_corners: bool) -> dict[str, Any]:
-    coordinates = "align_corners" if align_corners else "pytorch_half_pixel"
-    cubic = {"cubic_coeff_a": -0.75} if mode == "cubic" else {}
-    return {"mode": mode, "coordinate_transformation_mode": coordinates, **cubic}
-
-
-@rule(aten.upsample_nearest1d.vec, aten.upsample_nearest2d.vec)
-def nearest_vec(b: Builder, x: Value, sizes: Sequence[Any] | None, scales: Sequence[float] | None) -> str:
-    return _resize(b, x, sizes, scales, **_NEAREST)
-
-
-@rule(aten.upsample_nearest2d.default)
-def nearest(b: Builder, x: Value, sizes: Sequence[Any], height: float | None, width: float | None) -> str:
-    return _resize(b, x, sizes, [height, width] if height and width else None, **_NEAREST)
-
-
-@rule(aten.upsample_bilinear2d.vec)
-def bilinear_vec(
-    b: Builder, x: Value, sizes: Sequence[Any] | None, align_corners: bool, scales: Sequence[float] | None
-) -> str:
-    return _interpolate(b, x, sizes, scales, _smooth("linear", align_corners))
-
-
-@rule(aten.upsample_bilinear2d.default)
-def bilinear(
-    b: Builder, x: Value, sizes: Sequence[Any], align_corners: bool, height: float | None, width: float | None
-) -> str:
-    scales = [height, width] if height and width else None
-    return _interpolate(b, x, sizes, scales, _smooth("linear", align_corners))
-
-
-@rule(aten.upsample_bicubic2d.vec)
-def bicubic_vec(
-    b: Builder, x: Value, sizes: Sequence[Any] | None, align_corners: bool, scales: Sequence[float] | None
-) -> str:
-    return _interpolate(b, x, sizes, scales, _smooth("cubic", align_corners))
-
-
-def _interpolate(
-    b: Builder, x: Value, sizes: Sequence[Any] | None, scales: Sequence[float] | None, how: dict[str, Any]
-) -> str:
-    """Resize to values between those of the input, which are on no grid."""
-    if scales:
-        return b.op("Resize", x, None, b.constant(torch.tensor([1.0, 1.0, *scales])), None, **how)
-    assert sizes is not None
-    return b.op("Resize", x, None, None, b.op("Concat", b.shape(x, 0, 2), b.sizes(sizes), axis=0), **how)
 
 
 # -- padding ---------------------------------------------------------------------------------------------------------

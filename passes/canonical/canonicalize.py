@@ -11,9 +11,7 @@ from torch import fx
 from tersor.ir.program import Program
 
 from ..base import Pass, PassResult
-from . import cleanup as canonical_rules
-from . import recover_operators
-from . import spellings as canonical_spellings
+from . import cleanup, pieces, recover_operators, spellings
 from .constant_folding import Constants
 from .equal_calls import merge_equal_calls
 from .rules import Context, Rules
@@ -21,7 +19,7 @@ from .rules import Context, Rules
 aten = torch.ops.aten
 
 _READS_STRIDES = frozenset({aten.as_strided.default, aten.as_strided_copy.default, aten.as_strided_scatter.default})
-_RULES = Rules.of(canonical_spellings.TABLE, canonical_rules.TABLE, *recover_operators.TABLES)
+_RULES = Rules.of(spellings.TABLE, pieces.TABLE, cleanup.TABLE, *recover_operators.TABLES)
 
 
 @dataclass(frozen=True)

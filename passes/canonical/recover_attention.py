@@ -163,11 +163,14 @@ def scaled_operand(context: Context, node: fx.Node) -> fx.Node | None:
 def _fit(context: Context, query: fx.Node, turned: fx.Node, value: fx.Node) -> bool:
     """Whether query [..., L, E], turned key [..., E, S] and value [..., S, Ev] agree in all leading axes, and in dtype.
 
-    Matrices without leading axes are left alone, since attention has at least a batch.
+    One key and value may serve several heads. Matrices without leading axes are left alone, since attention has at
+    least a batch.
     """
-    sizes = [context.shape(tensor) for tensor in (query, turned, value)]
+    queries, keys, values = (context.shape(tensor)[:-2] for tensor in (query, turned, value))
     dtypes = {tensor.meta[KEY].dtype for tensor in (query, turned, value)}
-    return len(sizes[0]) >= 3 and len({size[:-2] for size in sizes}) == 1 and len(dtypes) == 1
+    if not queries or len(keys) != len(queries) or keys != values or len(dtypes) > 1:
+        return False
+    return all(key in (one, 1) for one, key in zip(queries, keys, strict=True))
 
 
 def _usual(factor: float, width: int | str) -> float:

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from tersor.ir.program import Program
 
 from ..base import Pass, PassResult
-from . import recover_attention, recover_rules
+from . import recover_attention, recover_group_norm, recover_rules
 from .constant_folding import Constants
 from .rules import Context, Rules
 
-TABLES = (recover_rules.TABLE, recover_attention.TABLE)
+TABLES = (recover_rules.TABLE, recover_attention.TABLE, recover_group_norm.TABLE)
 _RULES = Rules.of(*TABLES)
 _LARGEST = 1 << 20
 """Constants of more bytes than this, and than what they are made of, are not looked at."""
@@ -29,10 +29,11 @@ class RecoverOperators(Pass):
         %mul = mul(%x, %rsqrt)
         %mul_1 = mul(@weight, %mul)
 
-    Found: silu, mish, hardsigmoid, hardswish, both forms of gelu, rsqrt, layer norm and RMS norm with what they are
-    scaled and shifted by, attention, products with a matrix of parameters, the bias of a linear. So passes and targets,
-    which know the operators, see the same graph whichever way the model came in. A formula is left as it is where
-    something else uses a value inside of it, where its constants are others, and where its parts differ in dtype.
+    Found: silu, mish, hardsigmoid, hardswish, both forms of gelu, rsqrt, layer norm, RMS norm and group norm with
+    what they are scaled and shifted by, attention, products with a matrix of parameters, the bias of a linear. So
+    passes and targets, which know the operators, see the same graph whichever way the model came in. A formula is
+    left as it is where something else uses a value inside of it, where its constants are others, and where its parts
+    differ in dtype.
 
     `Canonicalize` does this as well, and finds more, since it clears away what stands in between.
 

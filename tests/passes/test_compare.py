@@ -12,7 +12,15 @@ from torch import Tensor, nn
 
 from tersor.frontends.torch_export import trace
 from tersor.ir.program import Program
-from tersor.passes.compare import difference, first_difference, node_values, shape_mismatch, within_rounding
+from tersor.passes.compare import (
+    TOLERANCE,
+    coarsest,
+    difference,
+    first_difference,
+    node_values,
+    shape_mismatch,
+    within_rounding,
+)
 
 aten = torch.ops.aten
 
@@ -63,6 +71,19 @@ def test_values_that_stop_being_finite_are_counted_and_others_left_out() -> None
 def test_rounding_depends_on_the_type(dtype: torch.dtype, step: float, close: bool) -> None:
     tensor = torch.tensor([1, 0]).to(dtype)
     assert within_rounding([tensor], [tensor + torch.tensor([0, 1]).to(dtype) * step]) is close
+
+
+def test_outputs_computed_from_a_coarser_type_are_good_for_its_rounding() -> None:
+    program = trace(Widened(), torch.randn(2, 4))
+    assert coarsest(program) == TOLERANCE[torch.float32]
+    wide = torch.ones(2, dtype=torch.float64)
+    assert not within_rounding([wide], [wide + 1e-7])
+    assert within_rounding([wide], [wide + 1e-7], coarsest(program))
+
+
+class Widened(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.double() * 2
 
 
 def test_shapes_types_and_numbers_of_outputs() -> None:

@@ -57,11 +57,14 @@ _COMPARISONS: dict[str, tuple[Any, Any]] = {
 
 _LOGICAL: dict[str, Any] = {
     "And": aten.logical_and.default,
-    "BitwiseAnd": aten.bitwise_and.Tensor,
-    "BitwiseOr": aten.bitwise_or.Tensor,
-    "BitwiseXor": aten.bitwise_xor.Tensor,
     "Or": aten.logical_or.default,
     "Xor": aten.logical_xor.default,
+}
+
+_BITWISE: dict[str, tuple[Any, Any]] = {
+    "BitwiseAnd": (aten.bitwise_and.Tensor, aten.bitwise_and.Scalar),
+    "BitwiseOr": (aten.bitwise_or.Tensor, aten.bitwise_or.Scalar),
+    "BitwiseXor": (aten.bitwise_xor.Tensor, aten.bitwise_xor.Scalar),
 }
 
 _TESTS = frozenset({aten.isnan.default, aten.logical_not.default})
@@ -86,13 +89,23 @@ def _result(target: Any, op: Call) -> torch.dtype:
 
 
 def _logical(target: Any) -> Function:
-    return lambda op: arithmetic(op, target)
+    return lambda op: op.call(target, op.input(0), op.input(1))
+
+
+def _bitwise(tensors: Any, scalar: Any) -> Function:
+    def compute(op: Call) -> Value:
+        constant = number(op, op.input(0), op.input(1))
+        return arithmetic(op, tensors if constant is None else scalar)
+
+    return compute
 
 
 for _name, _target in _UNARY.items():
     add_rule(_name, _unary(_target))
 for _name, _target in _LOGICAL.items():
     add_rule(_name, _logical(_target))
+for _name, (_tensors, _scalar) in _BITWISE.items():
+    add_rule(_name, _bitwise(_tensors, _scalar))
 
 
 def number(op: Call, left: Value, right: Value) -> int | float | bool | None:

@@ -43,8 +43,6 @@ def flatten(op: Call) -> Value:
     x = op.input(0)
     rank, axis = op.rank(x), op.attr_int("axis", 1)
     axis = axis + rank if axis < 0 else axis
-    if axis == 1 and rank > 1:
-        return op.call(aten.flatten.using_ints, x, 1)
     sizes = op.shape(x)
     return op.call(aten.reshape.default, x, [op.importer.product(sizes[:axis]), op.importer.product(sizes[axis:])])
 

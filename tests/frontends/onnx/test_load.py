@@ -383,6 +383,27 @@ def test_a_broken_model_is_refused_naming_file_and_node(
     assert "net.onnx" in str(raised.value)
 
 
+# -- Small things that exporters write --------------------------------------------------------------------------------
+
+
+def test_bits_of_a_constant_without_axes(tmp_path: Path) -> None:
+    """torch.onnx writes x & 3 with a scalar."""
+    nodes = [
+        helper.make_node("Cast", ["x"], ["i"], to=INT64),
+        helper.make_node("BitwiseAnd", ["i", "three"], ["a"]),
+        helper.make_node("BitwiseXor", ["three", "a"], ["b"]),
+        helper.make_node("BitwiseOr", ["b", "i"], ["y"]),
+    ]
+    program = load(build(nodes, {"x": [4]}, ["y"], {"three": np.array(3)}), tmp_path)
+    assert program(torch.arange(4.0) + 5).tolist() == [(3 ^ (i & 3)) | i for i in range(5, 9)]
+
+
+def test_flatten_is_the_reshape_that_pytorch_gives(tmp_path: Path) -> None:
+    program = load(build([helper.make_node("Flatten", ["x"], ["y"])], {"x": ["n", 3, 4]}, ["y"]), tmp_path)
+    assert targets(program) == ["sym_size.int", "reshape.default"]
+    assert program(torch.zeros(2, 3, 4)).shape == (2, 12)
+
+
 # -- Rules from outside ------------------------------------------------------------------------------------------------
 
 

@@ -302,6 +302,54 @@ def test_attention_of_three_axes_and_of_batched_products() -> None:
     assert recovered(program, Canonicalize()) == ["scaled_dot_product_attention"]
 
 
+def test_attention_whose_heads_share_one_key_and_value() -> None:
+    program = program_of(lambda m, q, k, v: torch.softmax(product(q, k), -1) @ v, Q, K[:, :1], V[:, :1])
+    assert recovered(program, Canonicalize())[-1] == "scaled_dot_product_attention"
+
+
+def grouped(x: Tensor, scale: Tensor | None = None, *, statistics: bool = True) -> Tensor:
+    """Group norm as exporters write it."""
+    rows = x.reshape(x.shape[0], 2, -1)
+    means, variances = (None, None) if statistics else (torch.zeros(2), torch.ones(2))
+    return F.instance_norm(rows, means, variances, scale, use_input_stats=statistics, eps=1e-3).reshape(x.shape)
+
+
+CHANNELS = {name: nn.Parameter(randn(6, 1, 1)) for name in ("weight", "bias")}
+
+
+def test_group_norm() -> None:
+    image = randn(2, 6, 3, 3)
+    whole = program_of(lambda m, x: grouped(x, torch.ones(2)) * m.weight + m.bias, image, **CHANNELS)
+    assert recovered(whole.copy()) == ["group_norm"]
+    program = RecoverOperators()(whole)
+    norm = program.graph.find_nodes(op="call_function", target=aten.group_norm.default)[0]
+    assert (norm.args[1], norm.args[4]) == (2, 1e-3)
+    assert {name: tuple(tensor.shape) for name, tensor in program.parameters().items()} == {
+        "weight_by_channel": (6,),
+        "bias_by_channel": (6,),
+    }
+
+
+OTHER_GROUPS: list[Function] = [
+    lambda m, x: grouped(x, torch.tensor([1.0, 2.0])) * m.weight,
+    lambda m, x: grouped(x, statistics=False) * m.weight,
+    lambda m, x: F.instance_norm(x.reshape(4, 3, -1)).reshape(x.shape) * m.weight,
+]
+
+
+@pytest.mark.parametrize("function", OTHER_GROUPS)
+def test_what_differs_from_group_norm_is_left_as_it_is(function: Function) -> None:
+    assert "group_norm" not in recovered(program_of(function, randn(2, 6, 3, 3), weight=CHANNELS["weight"]))
+
+
+def test_a_group_norm_takes_one_number_a_channel_and_no_others() -> None:
+    image = randn(2, 6, 6, 6)
+    rows = nn.Parameter(randn(6))
+    assert recovered(program_of(lambda m, x: grouped(x) * m.w, image, w=rows)) == ["group_norm", "mul.Tensor"]
+    first = program_of(lambda m, x: (grouped(x) + m.bias) * m.weight, image, **CHANNELS)
+    assert recovered(first) == ["group_norm", "mul.Tensor"]
+
+
 def test_a_row_where_all_is_hidden_gives_zeros() -> None:
     hidden = torch.zeros(5, 6, dtype=torch.bool)
     program = program_of(lambda m, q, k, v, s: safe(torch.where(s, product(q, k), -math.inf)) @ v, Q, K, V, hidden)

@@ -114,3 +114,15 @@ def pattern_from_json(data: Mapping[str, Any]) -> Pattern:
     options: dict[str, Any] = {k: tuple(value) if isinstance(value, list) else value for k, value in data.items()}
     pattern: Pattern = PATTERNS[options.pop("pattern")](**options)
     return pattern
+
+
+def mask_of(pattern: Pattern, weight: Tensor) -> Tensor:
+    """Where a weight with this pattern may differ from zero, bool[weight.shape]: what training has to hold.
+
+    Where whole channels are promised, only those are held; single zeros elsewhere may move.
+    """
+    if isinstance(pattern, Channel):
+        mask = torch.ones_like(weight, dtype=torch.bool)
+        mask[list(pattern.indices)] = False
+        return mask
+    return weight != 0

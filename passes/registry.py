@@ -27,6 +27,7 @@ PASSES: Registry[Pass] = Registry(
         "insert_fake_quant": "tersor.passes.quantization.insert_fake_quant:InsertFakeQuant",
         "insert_weight_blocks": "tersor.passes.quantization.insert_weight_blocks:InsertWeightBlocks",
         "lower_to_integer": "tersor.passes.integer.lower_to_integer:LowerToInteger",
+        "permute_channels": "tersor.passes.sparsity.permute_channels:PermuteChannels",
         "prune_channels": "tersor.passes.pruning.prune_channels:PruneChannels",
         "quantize": "tersor.passes.quantization.quantize:Quantize",
         "quantize_weights": "tersor.passes.quantization.quantize_weights:QuantizeWeights",
@@ -39,6 +40,7 @@ PASSES: Registry[Pass] = Registry(
         "snap_scales": "tersor.passes.quantization.snap_scales:SnapScales",
         "smooth_quant": "tersor.passes.quantization.smooth_quant:SmoothQuant",
         "train_quantized": "tersor.passes.training.train_quantized:TrainQuantized",
+        "sparsify": "tersor.passes.sparsity.sparsify:Sparsify",
     },
     "tersor.passes",
 )

@@ -15,6 +15,7 @@ from tersor.frontends.torch_export import trace
 from tersor.ir.errors import TersorError
 from tersor.ir.program import Program
 from tersor.ir.quantization import INT4, INT8, INT8_PER_TENSOR, INT8_SYMMETRIC, W4A8, Observer, QuantType, Scheme
+from tersor.ir.sparsity import NM, Block, Unstructured
 from tersor.ir.stage import Stage
 from tersor.passes.base import Pass, PassResult, Promise
 from tersor.passes.canonical.canonicalize import Canonicalize
@@ -32,6 +33,8 @@ from tersor.passes.pruning.criteria import (
 from tersor.passes.pruning.flow import Kind
 from tersor.passes.pruning.groups import Group
 from tersor.passes.pruning.prune_channels import PruneChannels, Ranking
+from tersor.passes.pruning.schedule import Gradually
+from tersor.passes.pruning.schedule import Schedule as PruningSchedule
 from tersor.passes.pruning.targets import Bytes, Channels, Latency, Macs, Parameters
 from tersor.passes.quantization.calibrate import Calibrate
 from tersor.passes.quantization.insert_fake_quant import InsertFakeQuant
@@ -43,6 +46,11 @@ from tersor.passes.report import PipelineResult, Report
 from tersor.passes.rewriting.decompose import Decompose
 from tersor.passes.rewriting.fold_batchnorm import FoldBatchNorm
 from tersor.passes.rewriting.rewrite import Rewrite
+from tersor.passes.sparsity.allocation import BySensitivity, ErdosRenyiKernel, Uniform
+from tersor.passes.sparsity.criteria import SparseGPT, Wanda, WeightCriterion, WeightGradient, WeightMagnitude
+from tersor.passes.sparsity.permute_channels import PermuteChannels
+from tersor.passes.sparsity.regrow import Regrow
+from tersor.passes.sparsity.sparsify import Sparsify
 from tersor.passes.training.batches import ShuffledBatches
 from tersor.passes.training.distill import Distill, Distillation
 from tersor.passes.training.events import At
@@ -60,6 +68,7 @@ __all__ = [
     "INT8",
     "INT8_PER_TENSOR",
     "INT8_SYMMETRIC",
+    "NM",
     "W4A8",
     "ActivationVariance",
     "Artifact",
@@ -67,6 +76,8 @@ __all__ = [
     "Backend",
     "BatchNormScale",
     "Better",
+    "Block",
+    "BySensitivity",
     "Bytes",
     "Calibrate",
     "Canonicalize",
@@ -76,10 +87,12 @@ __all__ = [
     "Decompose",
     "Distill",
     "Distillation",
+    "ErdosRenyiKernel",
     "Finetune",
     "Fisher",
     "FoldBatchNorm",
     "GeometricMedian",
+    "Gradually",
     "Group",
     "InsertFakeQuant",
     "Kind",
@@ -93,11 +106,13 @@ __all__ = [
     "Pass",
     "PassManager",
     "PassResult",
+    "PermuteChannels",
     "PipelineResult",
     "Precision",
     "Program",
     "Promise",
     "PruneChannels",
+    "PruningSchedule",
     "QuantType",
     "Quantize",
     "QuantizeDynamic",
@@ -105,17 +120,26 @@ __all__ = [
     "Random",
     "Ranges",
     "Ranking",
+    "Regrow",
     "Report",
     "Rewrite",
     "Schedule",
     "Scheme",
     "ShuffledBatches",
+    "SparseGPT",
+    "Sparsify",
     "Stage",
     "Taylor",
     "TersorError",
     "TrainQuantized",
     "Training",
+    "Uniform",
+    "Unstructured",
     "Unsupported",
+    "Wanda",
+    "WeightCriterion",
+    "WeightGradient",
+    "WeightMagnitude",
     "compress",
     "load",
     "load_onnx",

@@ -63,20 +63,22 @@ def required(minima: Sequence[tuple[Axis, int]], groups: Sequence[Group]) -> dic
 class Removal:
     """All legal removals of a program in one order, the least worth first.
 
-    scores: for each group a score an index. Within an axis, indices go from the lowest score up, as many at a time as
-    keep the count legal.
+    scores: for each group a score an index. originals: the sizes that shares are counted from. worth: what the order
+        over all axes goes by.
+
+    Within an axis, indices go from the lowest score up, as many at a time as keep the count legal.
     """
 
     def __init__(
-        self, groups: Sequence[Group], scores: Sequence[Tensor], required: Mapping[Axis, int], limits: Limits,
-        worth: Callable[[Tensor], Tensor],
+        self, groups: Sequence[Group], scores: Sequence[Tensor], required: Mapping[Axis, int],
+        originals: Mapping[Axis, int], limits: Limits, worth: Callable[[Tensor], Tensor],
     ) -> None:  # fmt: skip
         self.groups = groups
         self.orders = [score.double().argsort(stable=True) for score in scores]
         steps: list[Step] = []
         for index, (group, score) in enumerate(zip(groups, scores, strict=True)):
-            ranked = worth(score.double())[self.orders[index]]
-            steps += _steps(index, group, ranked, required[group.leaf.find()], limits)
+            ranked, leaf = worth(score.double())[self.orders[index]], group.leaf.find()
+            steps += _steps(index, group, ranked, required[leaf], originals[leaf], limits)
         self.steps = sorted(steps, key=lambda step: step.worth)
 
     def counts(self, taken: Sequence[Step]) -> dict[Axis, int]:
@@ -140,11 +142,11 @@ class Removal:
         return found
 
 
-def _steps(index: int, group: Group, ranked: Tensor, required: int, limits: Limits) -> list[Step]:
+def _steps(index: int, group: Group, ranked: Tensor, required: int, original: int, limits: Limits) -> list[Step]:
     multiple = 1 if group.kind in _WHOLE_KINDS else limits.multiple
-    least = max(required, math.ceil(group.size * limits.least - 1e-9), 1)
+    least = max(required, math.ceil(original * limits.least - 1e-9), 1)
     least = min(-(-least // multiple) * multiple, group.size)
-    most = max(least, math.floor(group.size * limits.most + 1e-9))
+    most = max(least, math.floor(original * limits.most + 1e-9))
     steps, left = [], group.size
     while left > least:
         down = left % multiple or multiple

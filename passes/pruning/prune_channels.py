@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import enum
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -26,6 +27,8 @@ from .flow import Kind
 from .groups import Group, groups
 from .targets import Macs, Target
 
+Key = tuple[tuple[tuple[str, int], ...], int]
+
 _NEAR = 0.02
 """How far from a target a result may be before the report says that it is the closest legal point."""
 
@@ -35,6 +38,35 @@ class Ranking(enum.Enum):
 
     GLOBAL = "global"
     LOCAL = "local"
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What shares are counted from when a program is pruned in steps: its cost and its axes' sizes at first.
+
+    sizes: by what an axis cuts, and its place among those that cut the same.
+    """
+
+    cost: float
+    sizes: Mapping[Key, int]
+
+    @classmethod
+    def of(cls, program: Program, step: PruneChannels) -> Reference:
+        """The program as it is now."""
+        found = dimensions(program, free_outputs=step.free_outputs)
+        every = groups(program, found)
+        cost = step.target.cost(Costs(program, found), every, Remaining({}))
+        return cls(cost, {key: group.size for key, group in _keyed(every)})
+
+
+def _keyed(every: Sequence[Group]) -> list[tuple[Key, Group]]:
+    seen: Counter[tuple[tuple[str, int], ...]] = Counter()
+    found = []
+    for group in every:
+        cuts = tuple((member.name, member.dim) for member in group.members)
+        found.append(((cuts, seen[cuts]), group))
+        seen[cuts] += 1
+    return found
 
 
 @dataclass(frozen=True)
@@ -57,6 +89,7 @@ class PruneChannels(Pass):
     layers: regular expressions of parameter names; only axes that cut one of them. Empty means all.
     keep: regular expressions of parameter names; axes that would cut one of them stay.
     free_outputs: let the model's own outputs shrink as well.
+    reference: what shares are counted from; None means the program given. See `Gradually`.
 
     Raises PassError where the target cannot be reached (with the smallest that can), where a layer that is asked for is
     pinned (with the operator that pins it), or where an expression matches nothing; CalibrationError where a criterion
@@ -76,6 +109,7 @@ class PruneChannels(Pass):
     layers: tuple[str, ...] = ()
     keep: tuple[str, ...] = ()
     free_outputs: bool = False
+    reference: Reference | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.least <= self.most <= 1 or self.multiple < 1:
@@ -98,12 +132,15 @@ class PruneChannels(Pass):
         chosen, scores = [group for group, _ in scored], [score for _, score in scored]
         limits = Limits(self.least, self.most, self.multiple)
         needs = required([(axis, count) for axis, count, _ in found.minima], chosen)
-        removal = Removal(chosen, scores, needs, limits, self._worth)
+        removal = Removal(chosen, scores, needs, self._originals(program, found), limits, self._worth)
         costs = Costs(program, found)
         counts, reached = self._meet(removal, costs, chosen, limits)
         keep = removal.keep(counts)
+        promised = set(program.sparsity)
         cut(program, found, keep)
-        return PassResult(program, bool(keep), self._notes(chosen, counts, reached, found))
+        dropped = sorted(promised - set(program.sparsity))
+        notes = [f"{name} is cut and no longer promised to be sparse" for name in dropped[:4]]
+        return PassResult(program, bool(keep), (*self._notes(chosen, counts, reached, found), *notes))
 
     def _choose(self, program: Program, found: Dimensions) -> list[Group]:
         self._refuse_unmatched(program, found)
@@ -147,6 +184,11 @@ class PruneChannels(Pass):
             )
         return score.detach().cpu()
 
+    def _originals(self, program: Program, found: Dimensions) -> dict[Axis, int]:
+        """The size that each axis had in the reference."""
+        known = {} if self.reference is None else self.reference.sizes
+        return {group.leaf.find(): known.get(key, group.size) for key, group in _keyed(groups(program, found))}
+
     def _worth(self, score: Tensor) -> Tensor:
         """What the order over all axes goes by: the share of the axis that is worth less, or the score itself."""
         if self.ranking is Ranking.LOCAL:
@@ -159,7 +201,7 @@ class PruneChannels(Pass):
         def cost(left: Remaining) -> float:
             return self.target.cost(costs, chosen, left)
 
-        whole = cost(Remaining({}))
+        whole = cost(Remaining({})) if self.reference is None else self.reference.cost
         smallest = removal.smallest(cost)
         if smallest > whole * self.target.share * (1 + _NEAR):
             raise impossible(self.target.what, self.target.share, smallest / whole, limits)

@@ -78,12 +78,12 @@ def whole(flow: Flow, node: fx.Node) -> Axes:
 
 
 def along(flow: Flow, node: fx.Node) -> Axes:
-    """softmax, cumsum: the shape stays, and what is left out takes no part."""
+    """softmax: the shape stays, and what is left out takes no part."""
     return flow.of(node.args[0])
 
 
 def along_whole(flow: Flow, node: fx.Node) -> Any:
-    """cumprod, sort, diff and the like: the order or every value counts; the result has a dimension of its own."""
+    """cumsum, sort, diff and the like: the order or every value counts; the result has a dimension of its own."""
     axes = list(flow.of(node.args[0]))
     dim = argument(node, "dim")
     flow.pin([axes[dim]], "every value counts, in order")
@@ -234,11 +234,12 @@ TABLE: dict[Any, Rule] = {
     aten.all.default: whole,
     aten.all.dim: whole,
     **dict.fromkeys(
-        (aten.softmax.int, aten._softmax.default, aten.log_softmax.int, aten._log_softmax.default, aten.cumsum.default),
+        (aten.softmax.int, aten._softmax.default, aten.log_softmax.int, aten._log_softmax.default),
         along,
     ),
     **dict.fromkeys(
         (
+            aten.cumsum.default,
             aten.cumprod.default,
             aten.sort.default,
             aten.sort.stable,

@@ -1,0 +1,1 @@
+"""Sparsity: weights set to zero in patterns that the program's table promises and the verifier checks."""

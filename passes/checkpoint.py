@@ -98,12 +98,12 @@ def _fingerprints(folder: Path, program: Program, passes: Sequence[Pass]) -> lis
     digest = hashlib.sha256(given.read_bytes())
     prints = []
     for step in passes:
-        digest.update(repr(_plain(step)).encode())
+        digest.update(repr(plain(step)).encode())
         prints.append(digest.hexdigest())
     return prints
 
 
-def _plain(value: object) -> object:
+def plain(value: object) -> object:
     """An option as data whose text is the same in every process; what cannot be compared goes by its type."""
     if value is None or isinstance(value, bool | int | float | str | bytes | enum.Enum):
         return value
@@ -111,13 +111,13 @@ def _plain(value: object) -> object:
     if isinstance(value, Tensor):
         return kind, str(value.dtype), value.tolist()
     if isinstance(value, set | frozenset):
-        return kind, sorted(repr(_plain(item)) for item in value)
+        return kind, sorted(repr(plain(item)) for item in value)
     if isinstance(value, Mapping):
-        return kind, [(_plain(key), _plain(item)) for key, item in value.items()]
+        return kind, [(plain(key), plain(item)) for key, item in value.items()]
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return kind, [(field.name, _plain(getattr(value, field.name))) for field in dataclasses.fields(value)]
+        return kind, [(field.name, plain(getattr(value, field.name))) for field in dataclasses.fields(value)]
     if isinstance(value, list | tuple):
-        return kind, [_plain(item) for item in value]
+        return kind, [plain(item) for item in value]
     return kind, getattr(value, "__qualname__", "")
 
 

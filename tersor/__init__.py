@@ -31,10 +31,9 @@ from tersor.passes.pruning.criteria import (
     Taylor,
 )
 from tersor.passes.pruning.flow import Kind
+from tersor.passes.pruning.gradually import Gradually, Pace
 from tersor.passes.pruning.groups import Group
 from tersor.passes.pruning.prune_channels import PruneChannels, Ranking
-from tersor.passes.pruning.schedule import Gradually
-from tersor.passes.pruning.schedule import Schedule as PruningSchedule
 from tersor.passes.pruning.targets import Bytes, Channels, Latency, Macs, Parameters
 from tersor.passes.quantization.calibrate import Calibrate
 from tersor.passes.quantization.insert_fake_quant import InsertFakeQuant
@@ -102,6 +101,7 @@ __all__ = [
     "Observer",
     "Optimizer",
     "Pair",
+    "Pace",
     "Parameters",
     "Pass",
     "PassManager",
@@ -112,7 +112,6 @@ __all__ = [
     "Program",
     "Promise",
     "PruneChannels",
-    "PruningSchedule",
     "QuantType",
     "Quantize",
     "QuantizeDynamic",

@@ -22,7 +22,7 @@ from tersor.frontends.torch_export import trace
 from tersor.ir.errors import PassError
 from tersor.ir.program import Program
 from tersor.passes.base import Pass, PassResult, Promise
-from tersor.passes.checkpoint import _plain, write_json
+from tersor.passes.checkpoint import plain, write_json
 from tersor.passes.manager import PassManager
 from tersor.passes.report import PipelineResult
 
@@ -207,9 +207,9 @@ def test_options_are_told_apart_by_value() -> None:
     pairs = [(1, 1.0), (("a", "b"), ("a, b",)), ([1], (1,)), ({"a": 1}, {"a": 2}), (len, max)]
     pairs += [(tuple(range(100)), tuple(range(101))), (torch.zeros(2), torch.ones(2)), (None, "None")]
     for left, right in pairs:
-        assert repr(_plain(Options(left))) != repr(_plain(Options(right)))
-    assert repr(_plain({"b", "a"})) == repr(_plain({"a", "b"}))
-    assert _plain(iter([1])) == _plain(iter([2]))
+        assert repr(plain(Options(left))) != repr(plain(Options(right)))
+    assert repr(plain({"b", "a"})) == repr(plain({"a", "b"}))
+    assert plain(iter([1])) == plain(iter([2]))
 
 
 def test_json_is_written_whole_or_not_at_all(tmp_path: Path) -> None:

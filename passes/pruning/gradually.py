@@ -17,14 +17,14 @@ from tersor.ir.sparsity import NM
 from tersor.ir.stage import Stage
 
 from ..base import Pass, PassResult, Promise, finished
-from ..checkpoint import write_json
+from ..checkpoint import plain, write_json
 from ..progress import track
 from ..sparsity.patterns import density_of, with_density
 from ..sparsity.sparsify import Sparsify
 from .prune_channels import PruneChannels, Reference
 
 
-class Schedule(enum.Enum):
+class Pace(enum.Enum):
     """How what is left falls over the steps.
 
     CONSTANT: by the same factor each time. CUBIC: fast at first and gently at the end, 1 - (1 - t)^3 of the way (Zhu
@@ -36,7 +36,7 @@ class Schedule(enum.Enum):
 
     def left(self, final: float, step: int, steps: int) -> float:
         """The share left after a step, from 1 to `final`."""
-        if self is Schedule.CONSTANT:
+        if self is Pace.CONSTANT:
             return float(final ** (step / steps))
         return float(final + (1 - final) * (1 - step / steps) ** 3)
 
@@ -56,7 +56,7 @@ class Gradually(Pass):
 
     compress: the pass with its final target: `PruneChannels(Macs(0.3))` or `Sparsify(NM(2, 4))`.
     tune: any pass that recovers, such as `Finetune(batches, loss)`; None tunes nothing.
-    steps, schedule: how many, and how fast.
+    steps, pace: how many, and how fast.
     evaluate: a score of a program, higher is better; it is recorded after every step.
     floor: where a step's score is below, its program is thrown away, and the one before is the result.
     checkpoint: a folder; a run that is started again there, with the same program and options, goes on after its last
@@ -71,7 +71,7 @@ class Gradually(Pass):
     compress: PruneChannels | Sparsify = field(default_factory=PruneChannels)
     tune: Pass | None = None
     steps: int = 4
-    schedule: Schedule = Schedule.CUBIC
+    pace: Pace = Pace.CUBIC
     evaluate: Callable[[Program], float] | None = None
     floor: float | None = None
     checkpoint: str | Path | None = None
@@ -83,7 +83,7 @@ class Gradually(Pass):
             raise PassError("a floor needs a score to compare with", hint="evaluate=lambda program: ...")
 
     def run(self, program: Program) -> PassResult:
-        """Go down the schedule until it ends or the score falls below the floor."""
+        """Go down until it ends or the score falls below the floor."""
         store = None if self.checkpoint is None else _Store(Path(self.checkpoint), _fingerprint(self, program))
         reference = Reference.of(program, self.compress) if isinstance(self.compress, PruneChannels) else None
         current, records = (program, []) if store is None else store.resume(program)
@@ -116,11 +116,11 @@ class Gradually(Pass):
     def _at(self, step: int, reference: Reference | None) -> tuple[Pass, float]:
         compress = self.compress
         if isinstance(compress, PruneChannels):
-            left = self.schedule.left(compress.target.share, step, self.steps)
+            left = self.pace.left(compress.target.share, step, self.steps)
             target = dataclasses.replace(compress.target, share=left)
             return dataclasses.replace(compress, target=target, reference=reference), left
         pattern = compress.pattern
-        left = self.schedule.left(density_of(pattern), step, self.steps)
+        left = self.pace.left(density_of(pattern), step, self.steps)
         if isinstance(pattern, NM):
             kept = max(pattern.n, min(pattern.m - 1, round(left * pattern.m)))
             return dataclasses.replace(compress, pattern=NM(kept, pattern.m)), kept / pattern.m
@@ -136,7 +136,7 @@ def _lines(records: list[StepRecord]) -> list[str]:
 
 
 def _fingerprint(step: Gradually, program: Program) -> str:
-    digest = hashlib.sha256(repr((step.options(), step.compress.options())).encode())
+    digest = hashlib.sha256(repr(plain(dataclasses.replace(step, checkpoint=None))).encode())
     for name, tensor in program.tensors().items():
         digest.update(repr((name, tuple(tensor.shape), tensor.double().sum().item())).encode())
     return digest.hexdigest()

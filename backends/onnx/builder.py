@@ -67,6 +67,7 @@ class OnnxOptions:
     grids have to span their type.
     float_biases: biases as the floats that their integers stand for.
     move_stored: moves that a runtime does not see through between dequantizing and quantizing are done on integers.
+    float8: grids of 8 bits and zero point 0 as float8 (E4M3) of the same reach.
     half_attention: attention between casts to float16, its scale on the query, as GPUs have it in one kernel.
     """
 
@@ -79,6 +80,7 @@ class OnnxOptions:
     fold_clamps: bool = True
     float_biases: bool = False
     move_stored: bool = True
+    float8: bool = False
     half_attention: bool = False
 
 

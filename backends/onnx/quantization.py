@@ -18,14 +18,22 @@ import onnx
 import torch
 from torch import Tensor, fx
 
-from tersor.ir.operators import FAKE_QUANTIZE, FAKE_QUANTIZE_BIAS, OBSERVE, bias_scale, quantize_bias, quantize_to_grid
+from tersor.ir.operators import (
+    FAKE_QUANTIZE,
+    FAKE_QUANTIZE_BIAS,
+    OBSERVE,
+    along,
+    bias_scale,
+    quantize_bias,
+    quantize_to_grid,
+)
 from tersor.passes.quantization.roles import Role, clamp_range, role_of
 
 from .builder import Builder, Value
 from .dtypes import tensor_proto
 from .registry import Refusal, rule
 
-INT4, INT8 = onnx.TensorProto.INT4, onnx.TensorProto.INT8
+INT4, INT8, FLOAT8 = onnx.TensorProto.INT4, onnx.TensorProto.INT8, onnx.TensorProto.FLOAT8E4M3FN
 
 
 @rule(OBSERVE)
@@ -41,6 +49,8 @@ def fake_quantize(
         raise Refusal(f"a grid of {quant_min}..{quant_max} does not fit 8 bits")
     if x.dtype != torch.float32:
         raise Refusal(f"quantizes {x.dtype}", "trace the model in float32")
+    if b.options.float8 and (quant_min, quant_max) in _AS_FLOAT8:
+        return _float8(b, x, axis)
     if x.constant:
         return _constant(b, scale, zero_point, axis, quant_min, quant_max)
     return _activation(b, scale, zero_point, axis, quant_min, quant_max)
@@ -80,6 +90,31 @@ def _constant(b: Builder, scale: Value, zero_point: Value, axis: int | None, qua
         steps, read = b.op("Cast", steps, to=INT8), INT8
     zero = _zero_point(b, b.node.args[2], lambda name: tensor_proto(name, offsets.to(torch.int8), read))
     return b.op("DequantizeLinear", steps, scale, zero, axis=axis)
+
+
+_AS_FLOAT8 = ((-128, 127), (-127, 127))
+_E4M3_MOST = 448.0
+"""The greatest float8 of four bits of exponent and three of mantissa."""
+
+
+def _float8(b: Builder, x: Value, axis: int | None) -> str:
+    """Eight bits that float: what reached 127 steps reaches the type's greatest value."""
+    tensor, scales, zeros = (b.program.constant(argument) for argument in b.node.args[:3])
+    assert scales is not None
+    if zeros is None or bool(zeros.any()):
+        raise Refusal("a zero point that is not 0, for float8", "run SymmetrizeGrids first")
+    factors = scales.detach() * (127 / _E4M3_MOST)
+    scale = b.initializer(f"{_name(b.node.args[1])}_e4m3", lambda name: tensor_proto(name, factors))
+    zero = _zero_point(b, b.node.args[2], lambda name: _float8_proto(name, torch.zeros_like(factors)))
+    if tensor is None:
+        return b.on_grid(x, scale, zero, (), axis)
+    values = torch.clamp(tensor.detach() / along(factors, axis, tensor.dim()), -_E4M3_MOST, _E4M3_MOST)
+    stored = b.initializer(_name(b.node.args[0]), lambda name: _float8_proto(name, values))
+    return b.op("DequantizeLinear", stored, scale, zero, axis=axis)
+
+
+def _float8_proto(name: str, values: Tensor) -> onnx.TensorProto:
+    return tensor_proto(name, values.to(torch.float8_e4m3fn), FLOAT8)
 
 
 def _zero_point(b: Builder, argument: object, make: Callable[[str], onnx.TensorProto]) -> str:

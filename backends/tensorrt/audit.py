@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from torch import fx
 
+from tersor.ir.block_operators import FAKE_QUANTIZE_BLOCKS
 from tersor.ir.operators import FAKE_QUANTIZE, FAKE_QUANTIZE_BIAS
 from tersor.ir.printer import operator_name
 from tersor.ir.program import Program
@@ -41,10 +42,14 @@ def audit(program: Program, kernels: Sequence[Kernel]) -> tuple[LayerRow, ...]:
 
 def as_audit_rows(rows: Iterable[LayerRow]) -> tuple[AuditRow, ...]:
     """The rows in the form that all targets share."""
-    return tuple(
-        AuditRow(row.node, row.operator, "int8" if row.integer else row.activations or "unknown", row.macs, row.why)
-        for row in rows
-    )
+    return tuple(AuditRow(row.node, row.operator, _precision(row), row.macs, row.why) for row in rows)
+
+
+def _precision(row: LayerRow) -> str:
+    """`w4` is a product of floats whose weights alone have 4 bits."""
+    if row.integer:
+        return "int8"
+    return "w4" if row.weights == "int4" else row.activations or "unknown"
 
 
 def sparsity_note(program: Program, rows: Iterable[LayerRow]) -> str | None:
@@ -85,7 +90,7 @@ def _row(
     return row if row.integer else LayerRow(**{**row.__dict__, "why": reasons.of(node, products)})
 
 
-_GRIDS = (FAKE_QUANTIZE, FAKE_QUANTIZE_BIAS)
+_GRIDS = (FAKE_QUANTIZE, FAKE_QUANTIZE_BIAS, FAKE_QUANTIZE_BLOCKS)
 
 
 def _origin(layer: str) -> str:
@@ -134,10 +139,16 @@ class _Reasons:
         read = [argument for argument in node.args if isinstance(argument, fx.Node)][:2]
         on_grid = [argument in self.grids for argument in read]
         attention = node.target is ATTENTION
+        blocks = len(read) > 1 and read[1].target is FAKE_QUANTIZE_BLOCKS
+        narrow = any(kernel.weight is not None and kernel.weight.dtype == "int4" for kernel in kernels)
+        float8 = any(port.dtype == "float8" for kernel in kernels for port in kernel.activations)
         reasons = (
             (self.program.stage is Stage.FLOAT, "the program is not quantized"),
             (any(kernel.attends for kernel in kernels), "attention, in the one kernel that TensorRT has for it"),
             (attention, "attention, of a shape or a type that TensorRT has no one kernel for"),
+            (float8, "as float8, which was asked for"),
+            (blocks and narrow, "its weights alone have 4 bits, and the kernel reads them so"),
+            (blocks, "its weights alone have 8 bits, and a kernel of its own makes floats of them at each run"),
             (all(on_grid), "TensorRT chose a float kernel"),
             (on_grid[1:] == [True], "its weights alone are on a grid"),
         )

@@ -55,6 +55,17 @@ class Attention(enum.Enum):
     FLOAT32 = "float32"
 
 
+class Precision(enum.Enum):
+    """What 8-bit grids become.
+
+    INT8: the integers that the program computes with. FLOAT8: E4M3 floats of the same reach, which GPUs from 8.9 on
+    multiply; the program itself does not compute those numbers, ONNX Runtime does on the emitted file.
+    """
+
+    INT8 = "int8"
+    FLOAT8 = "float8"
+
+
 @dataclass(frozen=True)
 class Sizes:
     """The sizes that an engine takes for one dynamic dimension, and the one that it is tuned for."""
@@ -81,7 +92,7 @@ class TensorRT(Backend):
     profiles: the sizes of dynamic dimensions, an optimization profile each. None makes one: from the least size that
         the program takes, tuned for the size of its example, up to the most it takes, or 4 times the example's where
         there is no bound.
-    builder, attention: see these.
+    builder, attention, precision: see these. FLOAT8 takes capabilities of 8.9 and newer.
     sparse: let kernels for 2:4 sparse weights be chosen. None: where the program's sparsity table has such weights.
     timing_cache: a file in the artifact's folder, or elsewhere, where full TensorRT keeps measurements between builds.
     workspace: bytes that kernels may use for scratch; None leaves it to the builder.
@@ -97,6 +108,7 @@ class TensorRT(Backend):
     profiles: tuple[Mapping[str, Sizes], ...] | None = None
     builder: Builder = Builder.AUTO
     attention: Attention = Attention.FUSED
+    precision: Precision = Precision.INT8
     sparse: bool | None = None
     timing_cache: str | None = field(default="timing.cache")
     workspace: int | None = None
@@ -124,16 +136,17 @@ class TensorRT(Backend):
         Opset 20 where it can say everything: what ONNX Runtime makes of int8 activations at opset 21 it then refuses.
         """
         from ..onnx.builder import OnnxOptions
-        from .support import has_narrow_weights
+        from .support import needs_opset_21
 
         return OnnxOptions(
-            opset=21 if has_narrow_weights(program) else 20,
+            opset=21 if needs_opset_21(program) else 20,
             unsigned=False,
             widen=False,
             widen_stored=True,
             fold_clamps=False,
             float_biases=True,
             move_stored=False,
+            float8=self.precision is Precision.FLOAT8,
             half_attention=self.attention is Attention.FUSED,
         )
 

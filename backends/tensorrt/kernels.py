@@ -72,11 +72,14 @@ class Kernel:
 
     @property
     def weight(self) -> Port | None:
-        """The constant that activations are multiplied with: the largest of two or more dimensions."""
+        """The constant that activations are multiplied with: the largest that is no bias; None in a product of two."""
         if self.attends:
             return None
-        matrices = [port for port in self.inputs if port.constant and len(port.shape) > 1 and port.dtype in PRODUCTS]
-        return max(matrices, key=lambda port: math.prod(size or 1 for size in port.shape), default=None)
+        constants = [port for port in self.inputs if port.constant and len(port.shape) > 1 and port.dtype in PRODUCTS]
+        matrices = [port for port in constants if sum(size != 1 for size in port.shape) > 1]
+        if not matrices and len(self.activations) > 1:
+            return None
+        return max(matrices or constants, key=lambda port: math.prod(size or 1 for size in port.shape), default=None)
 
     @property
     def activations(self) -> tuple[Port, ...]:

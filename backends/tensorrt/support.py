@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, fx
 
+from tersor.ir.block_operators import FAKE_QUANTIZE_BLOCKS, FAKE_QUANTIZE_DYNAMIC
 from tersor.ir.operators import FAKE_QUANTIZE
 from tersor.ir.origin import Origin
 from tersor.ir.printer import operator_name
@@ -41,8 +42,10 @@ def unsupported_nodes(program: Program, options: OnnxOptions) -> list[Unsupporte
     return found
 
 
-def has_narrow_weights(program: Program) -> bool:
-    """Whether a weight is on a grid of 4 bits, a type that came with opset 21."""
+def needs_opset_21(program: Program) -> bool:
+    """Whether a weight is on a grid of 4 bits or in blocks, which came with opset 21."""
+    if program.graph.find_nodes(op="call_function", target=FAKE_QUANTIZE_BLOCKS):
+        return True
     nodes = program.graph.find_nodes(op="call_function", target=FAKE_QUANTIZE)
     return any(program.constant(node.args[0]) is not None and int(node.args[5]) < 8 for node in nodes)
 
@@ -71,12 +74,20 @@ def _rank(program: Program, node: fx.Node) -> Reason | None:
 
 
 def _zero_point(program: Program, node: fx.Node) -> Reason | None:
-    if node.target is not FAKE_QUANTIZE:
+    if node.target not in (FAKE_QUANTIZE, FAKE_QUANTIZE_BLOCKS):
         return None
     zero = program.constant(node.args[2])
     if zero is None or not bool(zero.any()):
         return None
+    if node.target is FAKE_QUANTIZE_BLOCKS:
+        return "weights in blocks with zero points", "QuantizeWeights(symmetric=True)"
     return "a zero point that is not 0", "run SymmetrizeGrids, as `lower` does, or quantize with INT8_SYMMETRIC"
+
+
+def _dynamic(program: Program, node: fx.Node) -> Reason | None:
+    if node.target is not FAKE_QUANTIZE_DYNAMIC:
+        return None
+    return "activations on a grid found at run time", "static grids, as Quantize(INT8_SYMMETRIC) gives"
 
 
 def _channels(program: Program, node: fx.Node) -> Reason | None:
@@ -90,5 +101,5 @@ def _tensors(node: fx.Node) -> list[Tensor]:
     return [part for part in (value if isinstance(value, list | tuple) else [value]) if isinstance(part, Tensor)]
 
 
-RULES: tuple[Rule, ...] = (_dtype, _rank, _zero_point, _channels)
+RULES: tuple[Rule, ...] = (_dtype, _rank, _zero_point, _channels, _dynamic)
 """What TensorRT refuses beside what ONNX cannot say: each gives a reason and what to try, or None."""

@@ -6,25 +6,30 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
 import torch
+from onnx.reference import ReferenceEvaluator
 from torch import Tensor
 
 from tersor.backends.tensorrt.artifact import TensorRTArtifact
-from tersor.backends.tensorrt.backend import Attention, Builder, TensorRT
+from tersor.backends.tensorrt.backend import Attention, Builder, Precision, TensorRT
 from tersor.backends.tensorrt.plan import kernels_of_plan
 from tersor.frontends.torch_export import trace
+from tersor.ir.errors import LoweringError
 from tersor.ir.operators import FAKE_QUANTIZE, quantize_to_grid
 from tersor.ir.program import Program
 from tersor.lowering import lower
 from tersor.passes.compare import difference
+from tersor.passes.quantization.quantize_dynamic import QuantizeDynamic
+from tersor.passes.quantization.quantize_weights import QuantizeWeights
 from tersor.passes.quantization.symmetrize_grids import SymmetrizeGrids
 
-from .networks import floats, quantized
+from .networks import NETWORKS, floats, quantized
 
 aten = torch.ops.aten
 
@@ -148,6 +153,48 @@ def test_the_script_alone_builds_the_same_engine(tmp_path: Path) -> None:
     assert "built for 8.6, 8.9, 12.0" in done.stdout
     rows = [kernel for kernel in kernels_of_plan(tmp_path / "model.engine") if kernel.kind == "fully_connected"]
     assert [kernel.weight.dtype for kernel in rows if kernel.weight] == ["int8", "int8"]
+
+
+@pytest.mark.parametrize("name", ["linears", "mixed"])
+def test_float8_where_it_is_asked_for(name: str, tmp_path: Path) -> None:
+    backend = TensorRT(precision=Precision.FLOAT8, compute_capabilities=("8.9", "12.0"))
+    artifact = lower(quantized(name), backend, tmp_path)
+    assert isinstance(artifact, TensorRTArtifact)
+    assert {(row.weights, row.activations) for row in artifact.layers_run} == {("float8", "float8")}
+    assert {row.why for row in artifact.layers_run} == {"as float8, which was asked for"}
+    inputs = torch.randn(NETWORKS[name][1])
+    exact = floats(name)(inputs).detach()
+    assert difference([exact], [artifact.run_onnx(inputs)]).sqnr > 15
+    feed = {artifact.signature.inputs[0].name: inputs.numpy()}
+    evaluated: Any = ReferenceEvaluator(str(artifact.model)).run(None, feed)
+    assert difference([torch.from_numpy(evaluated[0])], [artifact.run_onnx(inputs)]).sqnr > 30
+
+
+def test_float8_is_refused_for_older_gpus(tmp_path: Path) -> None:
+    with pytest.raises(LoweringError, match="could not build") as caught:
+        lower(quantized("linears"), TensorRT(precision=Precision.FLOAT8), tmp_path)
+    assert "float8 takes 8.9" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize(("bits", "weights"), [(4, "int4"), (8, "float32")])
+def test_weights_in_blocks_are_read_in_four_bits(bits: int, weights: str, tmp_path: Path) -> None:
+    """Eight bits are stored so, and a kernel of its own makes floats of them, which the audit tells."""
+    program = QuantizeWeights(bits=bits, block=32)(floats("linears"))
+    artifact = lower(program, "tensorrt", tmp_path)
+    assert isinstance(artifact, TensorRTArtifact)
+    assert {(row.weights, row.activations) for row in artifact.layers_run} == {(weights, "float32")}
+    assert all("weights alone" in row.why for row in artifact.layers_run)
+    assert {row.precision for row in artifact.report.audit} == {"w4" if bits == 4 else "float32"}
+    assert artifact.report.integer_share == 0
+    inputs = torch.randn(4, 64)
+    torch.testing.assert_close(artifact.run_onnx(inputs), program(inputs).detach(), rtol=1e-4, atol=1e-5)
+
+
+def test_blocks_with_zero_points_and_grids_of_the_moment_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(LoweringError, match="in blocks with zero points"):
+        lower(QuantizeWeights(symmetric=False)(floats("linears")), "tensorrt", tmp_path)
+    with pytest.raises(LoweringError, match="found at run time"):
+        lower(QuantizeDynamic()(floats("linears")), "tensorrt", tmp_path)
 
 
 @pytest.mark.parametrize("attention", Attention)

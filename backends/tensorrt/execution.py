@@ -78,11 +78,14 @@ class EngineRunner:
         """Seconds that the GPU takes for one run on inputs that are there already."""
         placed = [self._placed(name, tensor) for name, tensor in zip(self.inputs, inputs, strict=True)]
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        assert self._stream is not None
-        with torch.cuda.stream(self._stream):
+        if self._graph is None:
             start.record()
-            self.launch(placed) if self._graph is None else self._graph.run(placed)
-            end.record()
+            self.launch(placed)
+        else:
+            self._graph.place(placed)
+            start.record()
+            self._graph.replay()
+        end.record()
         end.synchronize()
         return float(start.elapsed_time(end)) / 1e3
 
@@ -166,13 +169,21 @@ class _Graph:
 
     def run(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         """Replay on these inputs; the outputs are the caller's."""
+        self.place(inputs)
+        self.replay()
+        return [output.clone() for output in self._outputs]
+
+    def place(self, inputs: Sequence[Tensor]) -> None:
+        """Copy inputs to where the graph reads them, which is captured first where it has not been."""
         if self._captured is None:
             self._capture(inputs)
         for place, tensor in zip(self._inputs, inputs, strict=True):
             place.copy_(tensor)
+
+    def replay(self) -> None:
+        """Launch everything that was captured."""
         assert self._captured is not None
         self._captured.replay()
-        return [output.clone() for output in self._outputs]
 
     def _capture(self, inputs: Sequence[Tensor]) -> None:
         """Run once outside, since the first run compiles kernels and allocates, then record a second."""

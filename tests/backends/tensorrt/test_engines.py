@@ -23,8 +23,11 @@ from tersor.frontends.torch_export import trace
 from tersor.ir.errors import LoweringError
 from tersor.ir.operators import FAKE_QUANTIZE, quantize_to_grid
 from tersor.ir.program import Program
+from tersor.ir.quantization import INT8_SYMMETRIC
+from tersor.ir.sparsity import NM
 from tersor.lowering import lower
 from tersor.passes.compare import difference
+from tersor.passes.quantization.quantize import Quantize
 from tersor.passes.quantization.quantize_dynamic import QuantizeDynamic
 from tersor.passes.quantization.quantize_weights import QuantizeWeights
 from tersor.passes.quantization.symmetrize_grids import SymmetrizeGrids
@@ -195,6 +198,24 @@ def test_blocks_with_zero_points_and_grids_of_the_moment_are_refused(tmp_path: P
         lower(QuantizeWeights(symmetric=False)(floats("linears")), "tensorrt", tmp_path)
     with pytest.raises(LoweringError, match="found at run time"):
         lower(QuantizeDynamic()(floats("linears")), "tensorrt", tmp_path)
+
+
+def test_sparse_weights_set_the_flag_and_are_counted(tmp_path: Path) -> None:
+    program = floats("linears").copy()
+    for name in ("first.weight", "second.weight"):
+        groups = program.tensor(name).detach().reshape(-1, 4)
+        least = groups.abs().argsort(1)[:, :2]
+        program.set_tensor(name, groups.scatter(1, least, 0).reshape(program.tensor(name).shape))
+        program.sparsity[name] = NM(2, 4)
+    sparse = Quantize(INT8_SYMMETRIC, calibration=[torch.randn(4, 64)], pair_safe=False)(program.verify())
+    artifact = lower(sparse, "tensorrt", tmp_path)
+    assert isinstance(artifact, TensorRTArtifact)
+    assert json.loads((tmp_path / "build.json").read_text())["sparse"]
+    (note,) = (note for note in artifact.report.notes if "sparse" in note)
+    stored = sum(row.sparse for row in artifact.layers_run)
+    assert note == f"2:4 sparse weights: 2, of which 2 have channels enough, and {stored} are stored sparse"
+    lower(quantized("linears"), "tensorrt", tmp_path)
+    assert not json.loads((tmp_path / "build.json").read_text())["sparse"]
 
 
 @pytest.mark.parametrize("attention", Attention)

@@ -20,6 +20,7 @@ from tersor.ir.stage import Stage
 from tersor.passes.base import Pass, PassResult, Promise
 from tersor.passes.canonical.canonicalize import Canonicalize
 from tersor.passes.manager import PassManager
+from tersor.passes.processes import join_processes
 from tersor.passes.pruning.criteria import (
     ActivationVariance,
     BatchNormScale,
@@ -140,6 +141,7 @@ __all__ = [
     "WeightGradient",
     "WeightMagnitude",
     "compress",
+    "join_processes",
     "load",
     "load_onnx",
     "lower",

@@ -19,6 +19,7 @@ from torch import Tensor
 from tersor.ir.errors import PassError
 from tersor.ir.program import Program
 
+from ..processes import summed
 from .gathering import Loss, channel_variances, gradients, require_data
 from .groups import Group, Member
 
@@ -127,8 +128,10 @@ def _over_batches(criterion: Taylor | Fisher, program: Program, groups: Sequence
             if parts:
                 leaf = group.leaf.find()
                 totals[leaf] = totals.get(leaf, 0) + last(torch.stack(parts).sum(0))
-    unseen = torch.zeros(())
-    return {group.leaf.find(): totals.get(group.leaf.find(), unseen.expand(group.size)) / count for group in groups}
+    unseen = torch.zeros((), dtype=torch.float64)
+    count = int(summed(torch.tensor(count)))
+    leaves = {group.leaf.find(): group.size for group in groups}
+    return {leaf: summed(totals.get(leaf, unseen.expand(size))) / count for leaf, size in leaves.items()}
 
 
 @dataclass(frozen=True)

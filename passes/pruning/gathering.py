@@ -14,6 +14,7 @@ from tersor.ir.program import Program
 from tersor.ir.shapes import KEY
 
 from ..compare import node_values
+from ..processes import rank, summed, world
 from ..progress import track
 from ..training.batches import split
 from .axes import Axis, coordinates, frozen
@@ -35,12 +36,16 @@ def require_data(criterion: object, batches: Iterable[Any] | None, loss: object 
 def gradients(program: Program, batches: Iterable[Any], loss: Any) -> Iterator[dict[str, Tensor]]:
     """For each batch the gradient of the loss by parameter, float64, those that have one.
 
+    Under torchrun each process has the same batches and gives the gradients of its part of them.
+
     Raises CalibrationError where there are no batches or the loss is not finite.
     """
     parameters = program.parameters()
     count = 0
     for batch in track(batches, "gradients"):
         count += 1
+        if (count - 1) % world() != rank():
+            continue
         parts = split(program, batch)
         with torch.enable_grad():
             outputs = program.unflatten(program.run(parts.inputs(program)))
@@ -68,10 +73,16 @@ def channel_variances(program: Program, groups: Sequence[Group], batches: Iterab
 
     seen = 0
     for batch in track(batches, "activations"):
-        node_values(program, split(program, batch).inputs(program), visit)
+        if seen % world() == rank():
+            node_values(program, split(program, batch).inputs(program), visit)
         seen += 1
     if not seen:
         raise CalibrationError("the data is empty", expected="at least one batch", found="none")
+    if world() > 1:
+        for node, dims in axes.items():
+            for dim in dims:
+                own = totals.get((node, dim), torch.zeros(3, node.meta[KEY].shape[dim], dtype=torch.float64))
+                totals[node, dim] = summed(own)
     return {group.leaf.find(): found for group in groups if (found := _variance(group, axes, totals)) is not None}
 
 

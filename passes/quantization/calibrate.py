@@ -18,6 +18,7 @@ from tersor.ir.stage import Stage
 
 from ..base import Pass, PassResult, Promise
 from ..compare import node_values
+from ..processes import of_the_first, rank, world
 from ..progress import track
 from .calibration_data import length, refuse_unfinite, required
 from .observers import Range, Statistics, grid, pair_safe_scales, weight_scales
@@ -29,6 +30,7 @@ from .roles import WEIGHTS, Role, WeightLayout, clamp_range, operands, role_of
 class Calibrate(Pass):
     """Run data through the observers, then turn each into fake-quantize with the scale and zero point it found.
 
+    Under torchrun every process is given the same data and runs its part of it; what they saw is put together.
     Biases of quantized operators become `fake_quantize_bias` on the accumulator's grid. The data is read once; memory
     does not grow with the number of batches.
 
@@ -88,10 +90,13 @@ class Calibrate(Pass):
 
         count = 0
         for inputs in track(required(program, self.batches), "calibrate", length(self.batches or ())):
-            node_values(program, inputs, visit)
+            if count % world() == rank():
+                node_values(program, inputs, visit)
             if failed:
                 raise refuse_unfinite(program, inputs, failed[0])
             count += 1
+        for one in seen.values():
+            one.statistics.reduce()
         return seen, count
 
     def _observed(self, program: Program, nodes: list[fx.Node]) -> dict[str, _Seen]:
@@ -170,7 +175,13 @@ class _Seen:
     def range(self, kind: QuantType, percentile: float) -> Range:
         if self.readers is None:
             return self.statistics.range(kind, percentile)
-        return self.readers.choose(self.statistics.extremes(), kind)
+        # The sample is this process's own, and all have to choose alike.
+        if rank():
+            low, high = of_the_first(torch.zeros(2, dtype=torch.float64)).tolist()
+            return Range(low, high)
+        chosen = self.readers.choose(self.statistics.extremes(), kind)
+        of_the_first(torch.tensor([chosen.low, chosen.high], dtype=torch.float64))
+        return chosen
 
 
 _HIDDEN_BELOW = 32.0

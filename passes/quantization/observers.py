@@ -15,6 +15,8 @@ from torch import Tensor
 from tersor.ir.errors import CalibrationError
 from tersor.ir.quantization import Observer, QuantType
 
+from ..processes import least, summed, world
+
 BINS = 8192
 _MASKED = 1e30
 _SHARES = [1 - 0.9 * step / 100 for step in range(100)]
@@ -60,6 +62,25 @@ class Statistics:
                 bins = (values * (BINS / 2 / self.limit)).floor_().add_(BINS // 2).int()
                 self.counts += torch.bincount(bins, minlength=BINS)
 
+    def reduce(self) -> None:
+        """Let every process know what all have seen: the extremes, and the sum of the histograms.
+
+        Of a moving average, which depends on the order of the batches, it is the mean over the processes.
+        """
+        if world() == 1:
+            return
+        if self.observer is Observer.MOVING_AVERAGE:
+            seen = float(self.low <= self.high)
+            own = [self.low, self.high] if seen else [0.0, 0.0]
+            low, high, count = summed(torch.tensor([*own, seen], dtype=torch.float64)).tolist()
+            self.low, self.high = (low / count, high / count) if count else (math.inf, -math.inf)
+            return
+        bounds = torch.tensor([self.low, -self.high, -self.limit], dtype=torch.float64)
+        self.low, high, limit = least(bounds).tolist()
+        self.high = -high
+        self._widen_to(-limit)
+        self.counts = summed(self.counts)
+
     def extremes(self) -> Range:
         """The least and greatest value seen, and zero. Raises CalibrationError where nothing was seen."""
         if self.low > self.high:
@@ -85,7 +106,9 @@ class Statistics:
     def _widen(self, largest: float) -> None:
         if largest < self.limit or largest == 0:
             return
-        limit = 2.0 ** math.frexp(largest)[1]
+        self._widen_to(2.0 ** math.frexp(largest)[1])
+
+    def _widen_to(self, limit: float) -> None:
         while self.limit and self.limit < limit:
             quarter = BINS // 4
             merged = self.counts.reshape(-1, 2).sum(dim=1)

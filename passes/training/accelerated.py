@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from tersor.ir.errors import MissingDependencyError, TrainingError
 
+from ..processes import join_processes, on_cpu, world
 from .options import Precision
 
 if TYPE_CHECKING:
@@ -29,7 +30,10 @@ def accelerator(precision: Precision) -> Accelerator:
     # The state is one a process and refuses another precision; what connects the processes is kept.
     AcceleratorState._reset_state()
     sparse = DistributedDataParallelKwargs(find_unused_parameters=True)
-    found = Accelerator(mixed_precision=_NAMES[precision], kwargs_handlers=[sparse])
+    join_processes()
+    found = Accelerator(mixed_precision=_NAMES[precision], cpu=on_cpu(), kwargs_handlers=[sparse])
+    if found.num_processes != world():
+        raise TrainingError("accelerate does not see all processes", expected=world(), found=found.num_processes)
     if precision is Precision.FLOAT16 and found.device.type == "cpu":
         raise TrainingError("a CPU cannot train in float16", expected="a GPU", hint="precision=Precision.BFLOAT16")
     return found

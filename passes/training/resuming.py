@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tersor.ir.errors import TrainingError
 
-from ..processes import rank, world
+from ..processes import least, rank, world
 from .averaging import write
 from .batches import digest
 from .checkpoints import Checkpoints, Snapshot
@@ -100,9 +100,8 @@ class Keeper:
         snapshot = self.checkpoints.last()
         if world() == 1:
             return snapshot
-        step = torch.tensor(0 if snapshot is None else snapshot.step)
-        torch.distributed.all_reduce(step, torch.distributed.ReduceOp.MIN)
-        return self.checkpoints.last(int(step)) if step else None
+        step = int(least(torch.tensor(0 if snapshot is None else snapshot.step)))
+        return self.checkpoints.last(step) if step else None
 
     def _refuse_another(self, snapshot: Snapshot) -> None:
         found = snapshot.data["identity"]

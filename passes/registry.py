@@ -36,6 +36,7 @@ PASSES: Registry[Pass] = Registry(
         "share_residual_grids": "tersor.passes.quantization.share_residual_grids:ShareResidualGrids",
         "symmetrize_grids": "tersor.passes.quantization.symmetrize_grids:SymmetrizeGrids",
         "unify_joined_grids": "tersor.passes.quantization.unify_joined_grids:UnifyJoinedGrids",
+        "remove_blocks": "tersor.passes.pruning.remove_blocks:RemoveBlocks",
         "settle_grids": "tersor.passes.quantization.settle_grids:SettleGrids",
         "snap_scales": "tersor.passes.quantization.snap_scales:SnapScales",
         "smooth_quant": "tersor.passes.quantization.smooth_quant:SmoothQuant",

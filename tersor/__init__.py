@@ -35,6 +35,7 @@ from tersor.passes.pruning.flow import Kind
 from tersor.passes.pruning.gradually import Gradually, Pace
 from tersor.passes.pruning.groups import Group
 from tersor.passes.pruning.prune_channels import PruneChannels, Ranking
+from tersor.passes.pruning.remove_blocks import BlockCriterion, BlockInfluence, RemoveBlocks
 from tersor.passes.pruning.targets import Bytes, Channels, Latency, Macs, Parameters
 from tersor.passes.quantization.calibrate import Calibrate
 from tersor.passes.quantization.insert_fake_quant import InsertFakeQuant
@@ -59,6 +60,7 @@ from tersor.passes.training.finetune import Finetune
 from tersor.passes.training.options import Better, Optimizer, Precision, Schedule, Training
 from tersor.passes.training.train_quantized import Ranges, TrainQuantized
 
+from .latency import latency_table
 from .lowering import compress, load, load_onnx, lower
 
 __version__ = "0.1.0"
@@ -77,6 +79,8 @@ __all__ = [
     "BatchNormScale",
     "Better",
     "Block",
+    "BlockCriterion",
+    "BlockInfluence",
     "BySensitivity",
     "Bytes",
     "Calibrate",
@@ -121,6 +125,7 @@ __all__ = [
     "Ranges",
     "Ranking",
     "Regrow",
+    "RemoveBlocks",
     "Report",
     "Rewrite",
     "Schedule",
@@ -142,6 +147,7 @@ __all__ = [
     "WeightMagnitude",
     "compress",
     "join_processes",
+    "latency_table",
     "load",
     "load_onnx",
     "lower",

@@ -68,15 +68,18 @@ class Dimensions:
         return self.kinds.get(leaf.find(), Kind.WIDTH)
 
 
-def dimensions(program: Program, *, free_outputs: bool = False) -> Dimensions:
+def dimensions(program: Program, *, free_inputs: bool = False, free_outputs: bool = False) -> Dimensions:
     """Analyse a program. Nothing runs and nothing changes.
 
-    free_outputs: outputs may shrink; they are pinned by default, as inputs are.
+    free_inputs, free_outputs: they may shrink; both are pinned by default.
     """
     flow = Flow(program, _sizes(program))
     for node in program.graph.nodes:
         flow.axes.blame = node
-        if node.op != "output" or not free_outputs:
+        if node.op == "placeholder" and free_inputs:
+            flow.values[node] = tuple(flow.fresh(size, dim) for dim, size in enumerate(flow.shape(node)))
+            _pin_dynamic(flow, node, flow.values[node])
+        elif node.op != "output" or not free_outputs:
             flow.values[node] = _visit(flow, node)
     _settle_symbolic(flow)
     tensors = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import cached_property
 
 from torch import Tensor, fx
@@ -71,14 +71,27 @@ class Costs:
         """Bytes of trainable parameters as they are stored now."""
         return sum(width * math.prod(map(left.size, axes)) for width, axes in self.stored)
 
-    def seconds(self, left: Remaining, time_of: Callable[[fx.Node, Mapping[str, Shape]], float]) -> float:
-        """The sum over products of the time that a table gives for their sizes: `x`, `y` by name of operand."""
-        sizes = self.shapes(left)
-        return sum(time_of(node, _operands(node, sizes)) for node in self.products)
+    def full(self, node: fx.Node) -> Shape:
+        """The sizes of a node now, dynamic ones as 1."""
+        return self._given(node.meta[KEY])
 
+    def share(self, node: fx.Node, left: Remaining) -> float:
+        """What is left of one product's multiply-accumulates."""
+        whole = multiply_accumulates(node, self.shapes(Remaining({})))
+        return multiply_accumulates(node, self.shapes(left)) / max(whole, 1)
 
-def _operands(node: fx.Node, sizes: Callable[[Tensor], Shape]) -> dict[str, Shape]:
-    found = {
-        str(value.name): sizes(value.meta[KEY]) for value in node.all_input_nodes if isinstance(value.meta[KEY], Tensor)
-    }
-    return {**found, node.name: sizes(node.meta[KEY])}
+    def values(self, left: Remaining) -> int:
+        """How many values the operators that are no products write."""
+        total = 0
+        for given, axes in self._others:
+            total += math.prod(size * left.size(axis) // axis.size for size, axis in zip(given, axes, strict=True))
+        return total
+
+    @cached_property
+    def _others(self) -> list[tuple[Shape, tuple[Axis, ...]]]:
+        products = set(self.products)
+        return [
+            (self.full(node), self.found.values[node])
+            for node in self.program.graph.nodes
+            if node.op == "call_function" and node not in products and isinstance(node.meta[KEY], Tensor)
+        ]

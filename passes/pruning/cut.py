@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -39,6 +40,7 @@ def cut(program: Program, found: Dimensions, keep: Mapping[Axis, Tensor]) -> Non
         }
     )
     program.sparsity = {name: entry for name, entry in program.sparsity.items() if not _touched(found, cutting, name)}
+    _shrink_inputs(program, found, cutting)
     program.changed()
     try:
         propagate(program)
@@ -53,6 +55,27 @@ def sliced(tensor: Tensor, axes: tuple[Axis, ...], cutting: Cutting) -> Tensor:
         if cutting.touches(axis):
             tensor = tensor.detach().index_select(dim, cutting.mask(axis).nonzero().flatten().to(tensor.device))
     return tensor
+
+
+def _shrink_inputs(program: Program, found: Dimensions, cutting: Cutting) -> None:
+    """Where inputs may shrink, the signature and the example follow."""
+    axes = [found.values[node] for node in program.placeholders]
+    if not any(cutting.touches(axis) for each in axes for axis in each):
+        return
+    specs = tuple(
+        dataclasses.replace(
+            spec,
+            shape=tuple(
+                cutting.size(axis) if cutting.touches(axis) else size
+                for size, axis in zip(spec.shape, each, strict=True)
+            ),
+        )
+        for spec, each in zip(program.signature.inputs, axes, strict=True)
+    )
+    program.signature = dataclasses.replace(program.signature, inputs=specs)
+    if program.example is not None:
+        pairs = zip(program.example, axes, strict=True)
+        program.example = tuple(sliced(tensor, each, cutting) for tensor, each in pairs)
 
 
 def _touched(found: Dimensions, cutting: Cutting, name: str) -> bool:

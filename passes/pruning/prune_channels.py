@@ -53,7 +53,7 @@ class Reference:
     @classmethod
     def of(cls, program: Program, step: PruneChannels) -> Reference:
         """The program as it is now."""
-        found = dimensions(program, free_outputs=step.free_outputs)
+        found = dimensions(program, free_inputs=step.free_inputs, free_outputs=step.free_outputs)
         every = groups(program, found)
         cost = step.target.cost(Costs(program, found), every, Remaining({}))
         return cls(cost, {key: group.size for key, group in _keyed(every)})
@@ -88,7 +88,7 @@ class PruneChannels(Pass):
     kinds: only these kinds of axes, as `(Kind.HEADS,)`; empty means all.
     layers: regular expressions of parameter names; only axes that cut one of them. Empty means all.
     keep: regular expressions of parameter names; axes that would cut one of them stay.
-    free_outputs: let the model's own outputs shrink as well.
+    free_inputs, free_outputs: let the model's own inputs or outputs shrink as well.
     reference: what shares are counted from; None means the program given. See `Gradually`.
 
     Raises PassError where the target cannot be reached (with the smallest that can), where a layer that is asked for is
@@ -108,6 +108,7 @@ class PruneChannels(Pass):
     kinds: tuple[Kind, ...] = ()
     layers: tuple[str, ...] = ()
     keep: tuple[str, ...] = ()
+    free_inputs: bool = False
     free_outputs: bool = False
     reference: Reference | None = None
 
@@ -123,7 +124,7 @@ class PruneChannels(Pass):
 
     def run(self, program: Program) -> PassResult:
         """Score, choose, cut."""
-        found = dimensions(program, free_outputs=self.free_outputs)
+        found = dimensions(program, free_inputs=self.free_inputs, free_outputs=self.free_outputs)
         chosen = self._choose(program, found)
         gathered = self.criterion.gather(program, chosen)
         scored = [(group, score) for group in chosen if (score := self._score(group, gathered)) is not None]
@@ -169,7 +170,12 @@ class PruneChannels(Pass):
             inside = [leaf for name in matched for axis in found.tensors[name] for leaf in leaves(axis)]
             if expression in self.layers and all(map(frozen, inside)):
                 pins = sorted({str(pin) for leaf in inside for pin in leaf.pins})
-                hint = "free_outputs=True lets outputs shrink" if any("output keeps" in pin for pin in pins) else None
+                free = [
+                    f"free_{what}s=True"
+                    for what in ("input", "output")
+                    if any(f"an {what} keeps" in pin for pin in pins)
+                ]
+                hint = f"{' and '.join(free)} lets it shrink" if free else None
                 raise PassError(f"{matched[0]} is pinned and cannot be pruned", found="; ".join(pins[:4]), hint=hint)
 
     def _score(self, group: Group, gathered: object) -> Tensor | None:

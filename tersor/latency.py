@@ -1,0 +1,59 @@
+"""Tables of what products cost on a target, measured there once, for pruning to a share of the time."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from tersor.backends.base import Backend
+from tersor.ir.example import example_of
+from tersor.ir.program import Program
+from tersor.passes.pruning.latency import LatencyTable
+
+from .lowering import lower, resolve
+
+
+@dataclass(frozen=True)
+class TargetClock:
+    """Seconds of one call on a target: lowered, warmed up, the fastest of some calls, which others disturb least.
+
+    seconds: how long to measure each program. threads: of the target's runtime, where it can be told.
+    """
+
+    target: Backend
+    seconds: float = 0.05
+    threads: int | None = None
+
+    def __call__(self, program: Program) -> float:
+        """Lower and run."""
+        with tempfile.TemporaryDirectory(prefix="tersor-latency-") as folder:
+            artifact = lower(program, self.target, Path(folder) / "artifact")
+            set_threads = getattr(artifact, "set_threads", None)
+            if self.threads is not None and set_threads is not None:
+                set_threads(self.threads)
+            inputs = example_of(program)
+            samples: list[float] = []
+            with torch.no_grad():
+                for _ in range(3):
+                    artifact.run_flat(inputs)
+                deadline = time.perf_counter() + self.seconds
+                while len(samples) < 5 or time.perf_counter() < deadline:
+                    started = time.perf_counter()
+                    artifact.run_flat(inputs)
+                    samples.append(time.perf_counter() - started)
+            return min(samples)
+
+
+def latency_table(
+    program: Program, target: str | Backend = "onnxruntime", *, seconds: float = 0.05, threads: int | None = None
+) -> LatencyTable:
+    """Measure what a program's products cost on a target, each at some sizes, for `Latency(share, table)`.
+
+    It takes about `seconds` and a lowering for every product and size: half a minute for a small network. Products that
+    are alike are measured once.
+    """
+    return LatencyTable.measure(program, TargetClock(resolve(target), seconds, threads))

@@ -28,7 +28,8 @@ class SymmetrizeGrids(Pass):
 
     The new grid holds every value that the old one did, at the price of coarser steps: up to twice as coarse where the
     old range lay on one side of zero. A grid of -127..127 gains the step -128 and keeps its scale. Grids of less than
-    8 bits and of one scale a channel are left as they are. Calibrating with `INT8_SYMMETRIC` from the start gives
+    8 bits and of one scale a channel are left as they are, and so are weights that are symmetric already; a constant that
+    an activation is multiplied with or added to is changed like one. Calibrating with `INT8_SYMMETRIC` from the start gives
     better scales, since the observer then chooses among symmetric ranges.
     """
 
@@ -38,7 +39,7 @@ class SymmetrizeGrids(Pass):
         """Replace scales and zero points, each once, whichever grids share them."""
         scales: dict[str, Tensor] = {}
         zeros: dict[str, Tensor] = {}
-        nodes = [node for node in _activation_grids(program) if _needs_change(program, node)]
+        nodes = [node for node in _grids_of_tensors(program) if _needs_change(program, node)]
         for node in nodes:
             scale, zero = (str(argument.target) for argument in node.args[1:3])  # type: ignore[union-attr]
             scales[scale] = torch.maximum(_symmetric_scale(program, node), scales.get(scale, torch.zeros(())))
@@ -51,9 +52,9 @@ class SymmetrizeGrids(Pass):
         return PassResult(program, bool(nodes), tuple(notes))
 
 
-def _activation_grids(program: Program) -> Iterator[fx.Node]:
+def _grids_of_tensors(program: Program) -> Iterator[fx.Node]:
     for node in program.graph.find_nodes(op="call_function", target=FAKE_QUANTIZE):
-        if program.constant(node.args[0]) is None and node.args[3] is None:
+        if node.args[3] is None:
             yield node
 
 
@@ -62,7 +63,9 @@ def _needs_change(program: Program, node: fx.Node) -> bool:
     if high - low < _LEAST_STEPS:
         return False
     zero = program.constant(node.args[2])
-    return (low, high) != (QMIN, QMAX) or (zero is not None and bool(zero.any()))
+    if zero is not None and bool(zero.any()):
+        return True
+    return program.constant(node.args[0]) is None and (low, high) != (QMIN, QMAX)
 
 
 def _symmetric_scale(program: Program, node: fx.Node) -> Tensor:

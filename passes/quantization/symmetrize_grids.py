@@ -28,9 +28,9 @@ class SymmetrizeGrids(Pass):
 
     The new grid holds every value that the old one did, at the price of coarser steps: up to twice as coarse where the
     old range lay on one side of zero. A grid of -127..127 gains the step -128 and keeps its scale. Grids of less than
-    8 bits and of one scale a channel are left as they are, and so are weights that are symmetric already; a constant that
-    an activation is multiplied with or added to is changed like one. Calibrating with `INT8_SYMMETRIC` from the start gives
-    better scales, since the observer then chooses among symmetric ranges.
+    8 bits and of one scale a channel are left as they are, and so are weights that are symmetric already. A constant
+    that an activation is multiplied with or added to is changed like one. Calibrating with `INT8_SYMMETRIC` from the
+    start gives better scales, since the observer then chooses among symmetric ranges.
     """
 
     promise: ClassVar[Promise] = Promise.APPROXIMATE

@@ -19,6 +19,7 @@ PASSES: Registry[Pass] = Registry(
         "equalize_layers": "tersor.passes.quantization.equalize_layers:EqualizeLayers",
         "distill": "tersor.passes.training.distill:Distill",
         "expand_attention": "tersor.passes.rewriting.expand_attention:ExpandAttention",
+        "explain_choices": "tersor.passes.quantization.explain_choices:ExplainChoices",
         "finetune": "tersor.passes.training.finetune:Finetune",
         "fold_batch_norm": "tersor.passes.rewriting.fold_batchnorm:FoldBatchNorm",
         "free_fused_values": "tersor.passes.quantization.free_fused_values:FreeFusedValues",

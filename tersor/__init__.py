@@ -60,6 +60,7 @@ from tersor.passes.training.finetune import Finetune
 from tersor.passes.training.options import Better, Optimizer, Precision, Schedule, Training
 from tersor.passes.training.train_quantized import Ranges, TrainQuantized
 
+from .analysis import Analysis, analyze
 from .latency import latency_table
 from .lowering import compress, load, load_onnx, lower
 
@@ -73,6 +74,7 @@ __all__ = [
     "NM",
     "W4A8",
     "ActivationVariance",
+    "Analysis",
     "Artifact",
     "At",
     "Backend",
@@ -145,6 +147,7 @@ __all__ = [
     "WeightCriterion",
     "WeightGradient",
     "WeightMagnitude",
+    "analyze",
     "compress",
     "join_processes",
     "latency_table",

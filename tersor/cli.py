@@ -23,10 +23,10 @@ from tersor.passes.manager import PassManager
 from tersor.passes.registry import PASSES
 from tersor.passes.report import quantity
 
-from . import __version__
+from . import __version__, analysis
 from .lowering import lower, resolve
 from .recipe import load_recipe, ready_recipes
-from .sources import load_data, load_program, parse_dynamic
+from .sources import data_or_example, load_data, load_program, parse_dynamic
 from .timing import measure, table, torch_threads
 from .verification import Runnable, RunnableArtifact, compare, inputs_for, open_runnable
 
@@ -157,6 +157,33 @@ def verify(
     high = max_relative is not None and worst.relative > max_relative
     if low or high or worst.new_nonfinite:
         raise SystemExit(CHECK_FAILED)
+
+
+@cli.command()
+@click.argument("quantized")
+@click.option("--reference", "-f", metavar="MODEL", help="The float model that it was made from.")
+@click.option("--data", "-d", metavar="MODULE:FUNCTION", help="Batches to judge on; the example by default.")
+@click.option("--batches", type=click.IntRange(1), default=4, show_default=True, help="Batches used of the data.")
+@click.option("--picture", type=click.Path(dir_okay=False, path_type=Path), help="Write .html, .svg or .png.")
+@as_json
+def analyze(
+    quantized: str, reference: str | None, data: str | None, batches: int, picture: Path | None, as_json: bool
+) -> None:
+    """Show where QUANTIZED loses accuracy: each quantized node's own error, and the error it causes at the output.
+
+    QUANTIZED is a MODEL that was quantized, as the program.tersor that `tersor compress` writes.
+    """
+    program = load_program(quantized)
+    exact = None if reference is None else load_program(reference)
+    found = analysis.analyze(program, data_or_example(program, data), reference=exact, count=batches)
+    if picture is not None:
+        found.save(picture)
+    if as_json:
+        _print_json(found.to_json())
+        return
+    Console().print(found)
+    if picture is not None:
+        click.echo(f"written to {picture}")
 
 
 @cli.command()

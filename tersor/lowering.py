@@ -89,16 +89,17 @@ def compress(
     program = model if isinstance(model, Program) else trace(model, args, kwargs, dynamic)
     if passes is None and calibration is None:
         warnings.warn("calibrating on the example alone: give calibration=batches of real data", stacklevel=2)
-        calibration = _example(program)
+        calibration = [example_batch(program)]
     passes = [Quantize(calibration=calibration)] if passes is None else passes
     return lower(PassManager(passes).run(program).program, backend, out)
 
 
-def _example(program: Program) -> list[Any]:
+def example_batch(program: Program) -> Any:
+    """The inputs that a program was traced with, as a batch of calibration data; made up where it has none."""
     from tersor.ir.example import example_of
 
     inputs = iter(example_of(program))
     args = program.signature.args.unflatten(inputs)
     kwargs = program.signature.kwargs.unflatten(inputs)
     named = dict(zip(program.signature.parameters, args, strict=False))
-    return [{**named, **kwargs} if kwargs else tuple(args)]
+    return {**named, **kwargs} if kwargs else tuple(args)

@@ -18,7 +18,7 @@ from tersor.frontends.torch_export import trace
 from tersor.ir.errors import ArchiveError, RecipeError
 from tersor.ir.program import Program
 
-from .lowering import load_onnx
+from .lowering import example_batch, load_onnx
 
 
 def load_program(model: str, dynamic: Dynamic | None = None) -> Program:
@@ -50,6 +50,11 @@ def load_data(data: str) -> Iterable[Any]:
     if not isinstance(made, Iterable):
         raise RecipeError(f"{data} does not give data", expected="an iterable of batches", found=type(made).__name__)
     return made
+
+
+def data_or_example(program: Program, data: str | None) -> Iterable[Any]:
+    """The batches that `module:function` returns; without one, the inputs that the program was traced with."""
+    return [example_batch(program)] if data is None else load_data(data)
 
 
 def call(where: str) -> Any:

@@ -151,7 +151,7 @@ def test_an_onnx_file_is_a_model_too(run: Run) -> None:
 def test_targets_and_passes_are_listed(run: Run) -> None:
     assert "onnxruntime" in {row["target"] for row in json.loads(run("targets", "--json")[1])}
     assert {"quantize", "canonicalize"} <= {row["pass"] for row in json.loads(run("passes", "--json")[1])}
-    assert "recipes: float, int8" in run("passes")[1]
+    assert "recipes: float, int4_weights" in run("passes")[1]
 
 
 def test_a_recipe_file_of_ones_own(run: Run) -> None:

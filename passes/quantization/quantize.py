@@ -17,6 +17,7 @@ from .calibrate import Calibrate
 from .calibration_data import Replay
 from .correct_bias import CorrectBias
 from .equalize_layers import EqualizeLayers
+from .explain_choices import ExplainChoices
 from .gptq import GPTQ
 from .insert_fake_quant import InsertFakeQuant
 from .placement import Coverage
@@ -68,20 +69,43 @@ class Quantize(Sequence):
     def expand(self) -> tuple[Pass, ...]:
         """The passes in order."""
         data = None if self.calibration is None else Replay(self.calibration)
-        few = self.scheme.weight.bits <= FEW_BITS
-        coarse = self.scheme.weight.granularity is Granularity.PER_TENSOR
-        steps: list[Pass] = [Canonicalize(), FoldBatchNorm()]
+        equalize, equalize_reason = self._equalizes()
+        together, rounding_reason = self._rounds_together()
+        smooth = self.smooth and data is not None
+        smoothing = "outlier channels of linears are smoothed where that lowers their error"
+        choices = (equalize_reason, smoothing if smooth else "no smoothing: not asked for", rounding_reason)
+        steps: list[Pass] = [Canonicalize(), FoldBatchNorm(), ExplainChoices(choices)]
         if self.coverage is Coverage.EVERYTHING:
             steps.append(ExpandAttention())
-        if coarse or few if self.equalize is None else self.equalize:
+        if equalize:
             steps.append(EqualizeLayers())
-        if self.smooth and data is not None:
+        if smooth:
             steps.append(SmoothQuant(data, scheme=self.scheme, skip=self.skip))
         steps.append(InsertFakeQuant(self.scheme, self.coverage, self.operators, self.skip))
         steps.append(Calibrate(data, self.observer, self.weight_observer, self.percentile, self.pair_safe))
-        if data is not None and (few if self.round_weights is None else self.round_weights):
+        if data is not None and together:
             steps.append(GPTQ(data))
         steps.append(SettleGrids())
         if self.correct_bias and data is not None:
             steps.append(CorrectBias(data))
         return tuple(steps)
+
+    def _equalizes(self) -> tuple[bool, str]:
+        """Whether layers are equalized, and why."""
+        coarse = self.scheme.weight.granularity is Granularity.PER_TENSOR
+        if self.equalize is not None:
+            return self.equalize, f"{'equalization' if self.equalize else 'no equalization'}: asked for"
+        if coarse:
+            return True, "equalization: weights have one scale a tensor"
+        if self.scheme.weight.bits <= FEW_BITS:
+            return True, f"equalization: weights have {self.scheme.weight.bits} bits"
+        return False, "no equalization: weights have a scale a channel"
+
+    def _rounds_together(self) -> tuple[bool, str]:
+        """Whether weights are rounded by GPTQ, and why."""
+        bits = self.scheme.weight.bits
+        if self.round_weights is not None:
+            return self.round_weights, f"{'GPTQ' if self.round_weights else 'rounding to the nearest'}: asked for"
+        if bits <= FEW_BITS:
+            return True, f"GPTQ: with {bits} bits, rounding each weight to the nearest costs too much"
+        return False, f"rounding to the nearest: with {bits} bits it costs little"

@@ -1,0 +1,1 @@
+../../../tersor/analysis_picture.py

@@ -53,6 +53,8 @@ _ARITHMETIC = {
     aten.div.Scalar: "Div",
     aten.maximum.default: "Max",
     aten.minimum.default: "Min",
+    aten.max.other: "Max",
+    aten.min.other: "Min",
     aten.pow.Tensor_Tensor: "Pow",
     aten.pow.Tensor_Scalar: "Pow",
     aten.pow.Scalar: "Pow",

@@ -149,6 +149,7 @@ BINARY: dict[str, Case] = {
     "pow_base": (lambda a: 2**a, (x,)),
     "maximum": (torch.maximum, (x, positive - 0.5)),
     "minimum": (torch.minimum, (x, positive - 0.5)),
+    "min_other": (torch.min, (x, positive - 0.5)),
     "where": (torch.where, (mask, x, positive)),
     "where_scalar": (lambda c, a: torch.where(c, a, 0.0), (mask, x)),
     "masked_fill": (lambda a, m: a.masked_fill(m, -math.inf), (x, mask)),

@@ -121,6 +121,13 @@ class Call:
             self.refuse("the operator needs sizes that do not change", found=f"sizes {sizes}")
         return numbers
 
+    def static_size(self, value: Value, axis: int) -> int:
+        """A size of a value, which may not change from call to call."""
+        size = self.size(value, axis)
+        if not isinstance(size, int):
+            self.refuse("the operator needs a size that does not change", found=f"axis {axis} of size {size}")
+        return size
+
     def axis(self, axis: int, rank: int) -> int:
         """An axis counted from the front. Refuses one that is not there."""
         if not -rank <= axis < max(rank, 1):

@@ -57,6 +57,8 @@ class Importer:
         """Nodes that the current ONNX node added; the one that it gives takes the name of its output."""
         self._tensors: dict[Known | Sizes | Quantized, fx.Node] = {}
         self._known: dict[fx.Node, Known] = {}
+        self.dynamic: dict[fx.Node, Any] = {}
+        """What is known of integers that are made when the model runs: see rules/dynamic_quantization.py."""
         self._sizes: dict[str, fx.Node] = {}
         self._once: dict[Hashable, Any] = {}
         self._tensor_names: set[str] = set()

@@ -13,6 +13,7 @@ from tersor.ir.errors import TersorError, TraceError
 
 from .call import Call
 from .importer import Importer
+from .reasons import reason
 from .registry import find, standard
 from .scope import Scope
 from .standard_functions import expansion
@@ -105,8 +106,9 @@ class Interpreter:
         return self._call_function(function, node, scope)
 
     def _unknown(self, node: NodeProto, opset: int) -> TraceError:
+        why = reason(standard(node.domain), node.op_type)
         return TraceError(
-            f"there is no import rule for {_operator(node)}",
+            f"there is no import rule for {_operator(node)}{f': {why}' if why else ''}",
             expected="an operator with a rule, or a function of the model",
             found=f"opset {opset}" if opset else "no opset of that domain in the file",
             hint="register one: @tersor.frontends.onnx.registry.rule"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tersor.ir.block_operators import FAKE_QUANTIZE_BLOCKS, FAKE_QUANTIZE_DYNAMIC
 from tersor.ir.errors import ArchiveError, TersorError, TraceError
-from tersor.ir.operators import FAKE_QUANTIZE
+from tersor.ir.operators import FAKE_QUANTIZE, FAKE_QUANTIZE_BIAS
 from tersor.ir.program import HistoryEntry, Program
 from tersor.ir.stage import Stage
 from tersor.ir.verifier import verify
@@ -14,6 +15,8 @@ from . import rules as rules  # registers them
 from .importer import Importer
 from .interpret import Interpreter
 from .model_file import read
+
+_QUANTIZE = (FAKE_QUANTIZE, FAKE_QUANTIZE_BIAS, FAKE_QUANTIZE_BLOCKS, FAKE_QUANTIZE_DYNAMIC)
 
 
 def load_onnx(path: str | Path) -> Program:
@@ -47,7 +50,7 @@ def _imported(path: Path) -> Program:
     program.graph.output(tuple(importer.node(value) for value in outputs))
     program.graph.eliminate_dead_code()
     program.remove_unused_tensors()
-    if program.graph.find_nodes(op="call_function", target=FAKE_QUANTIZE):
+    if any(program.graph.find_nodes(op="call_function", target=target) for target in _QUANTIZE):
         program.stage = Stage.FAKE_QUANT
     verify(program, shapes=())
     return program.recorded(HistoryEntry("load_onnx", {"path": file.path.name}))

@@ -14,6 +14,7 @@ from .linear import bias_on_grid
 aten = torch.ops.aten
 
 _CONVOLUTIONS = {1: aten.conv1d.default, 2: aten.conv2d.default, 3: aten.conv3d.default}
+CONVOLUTIONS = frozenset(_CONVOLUTIONS.values())
 _TRANSPOSED = {
     1: aten.conv_transpose1d.default,
     2: aten.conv_transpose2d.input,

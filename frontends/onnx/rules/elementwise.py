@@ -158,11 +158,6 @@ def commutative(op: Call, target: Any) -> Value:
     return arithmetic(op, target)
 
 
-@rule("Mul")
-def mul(op: Call) -> Value:
-    return commutative(op, aten.mul.Tensor)
-
-
 @rule("Sub")
 def sub(op: Call) -> Value:
     left, right = op.input(0), op.input(1)

@@ -7,12 +7,12 @@ from dataclasses import replace
 import torch
 from torch import fx
 
+from tersor.ir.block_operators import FAKE_QUANTIZE_BLOCKS
 from tersor.ir.operators import FAKE_QUANTIZE, FAKE_QUANTIZE_BIAS, bias_scale
 
 from ..call import Call
 from ..registry import rule
 from ..values import Known, Value
-from .elementwise import commutative
 from .quantization import grid_of
 
 aten = torch.ops.aten
@@ -25,7 +25,11 @@ def transposed(op: Call, value: Value) -> Value | None:
         if known.transposed is not None:
             return known.transposed
         return op.importer.once(("transposed", known), lambda: transpose_known(known))
-    if not isinstance(value, fx.Node) or value.target is not FAKE_QUANTIZE or op.rank(value) != 2:
+    if not isinstance(value, fx.Node) or op.rank(value) != 2:
+        return None
+    if value.target is FAKE_QUANTIZE_BLOCKS:
+        return _transposed_blocks(op, value)
+    if value.target is not FAKE_QUANTIZE:
         return None
     source, scale, zero_point, axis, low, high = value.args
     flipped = transposed(op, source)  # type: ignore[arg-type]  # its first argument is a node
@@ -33,6 +37,15 @@ def transposed(op: Call, value: Value) -> Value | None:
         return None
     other = None if axis is None else 1 - int(axis)  # type: ignore[arg-type]  # by the schema: an int or None
     return op.call(FAKE_QUANTIZE, flipped, scale, zero_point, other, low, high)
+
+
+def _transposed_blocks(op: Call, value: fx.Node) -> Value | None:
+    """A matrix on grids of blocks, and their scales and zero points, all turned."""
+    *tensors, axis, block, low, high = value.args
+    turned = [transposed(op, tensor) for tensor in tensors]  # type: ignore[arg-type]  # nodes
+    if any(tensor is None for tensor in turned):
+        return None
+    return op.call(FAKE_QUANTIZE_BLOCKS, *turned, 1 - int(axis), block, low, high)  # type: ignore[arg-type]  # an int
 
 
 def bias_on_grid(op: Call, bias: Value | None, x: Value, weight: Value) -> Value | None:
@@ -57,6 +70,11 @@ def transpose_known(known: Known) -> Known:
     return replace(known, tensor=known.tensor.t().contiguous(), transposed=known)
 
 
+@rule("Det")
+def det(op: Call) -> Value:
+    return op.call(aten.det.default, op.input(0))
+
+
 @rule("MatMul")
 def matmul(op: Call) -> Value:
     return matmul_of(op, op.input(0), op.input(1))
@@ -66,22 +84,6 @@ def matmul_of(op: Call, left: Value, right: Value) -> Value:
     """The product; a linear where the right operand is a constant matrix."""
     weight = transposed(op, right) if op.dtype(left).is_floating_point and isinstance(left, fx.Node) else None
     return op.call(aten.matmul.default, left, right) if weight is None else op.call(aten.linear.default, left, weight)
-
-
-@rule("Add")
-def add(op: Call) -> Value:
-    """After a product with a constant matrix, a constant vector is its bias."""
-    for index in (0, 1):
-        product, bias = op.input(index), op.input(1 - index)
-        known = op.importer.known(bias)
-        if known is None or not isinstance(product, fx.Node) or not op.only_reader(index):
-            continue
-        if product.target is aten.linear.default and len(product.args) == 2:
-            x, weight = product.args
-            if tuple(known.tensor.shape) == (weight.meta["val"].shape[0],):  # type: ignore[union-attr]  # a node
-                bias = bias_on_grid(op, bias, x, weight)  # type: ignore[arg-type, assignment]  # nodes
-                return op.call(aten.linear.default, x, weight, bias)
-    return commutative(op, aten.add.Tensor)
 
 
 @rule("Gemm")

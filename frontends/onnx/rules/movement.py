@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from ..call import Call
 from ..registry import rule
 from ..values import Known, Quantized, Size, Value
 from .linear import transposed
-from .quantization import moved, on_grid, on_stored, stands_for
+from .quantization import grid_of, moved, on_grid, on_stored, stands_for
 
 aten = torch.ops.aten
 
@@ -90,10 +91,18 @@ def pad(op: Call) -> Value:
     x = op.input(0)
     rank = op.rank(x)
     axes = [op.axis(axis, rank) for axis in op.ints(3)] if op.has(3) else list(range(rank))
-    value = op.known(2).item() if op.has(2) else 0.0
+    value = _filling(op) if op.has(2) else 0.0
     if isinstance(x, Quantized) and x.axis is None:
         return moved(op, x, _pad(op, on_grid(op, x), op.ints(1), axes, stands_for(x, value)))
     return _pad(op, x, op.ints(1), axes, value)
+
+
+def _filling(op: Call) -> Any:
+    """The number to pad with; quantizers store it as an integer, like all else."""
+    value = op.input(2)
+    stored = grid_of(value)
+    known = None if stored is None or stored is not value else op.importer.known(stored.args[0])  # type: ignore[arg-type]  # a node
+    return op.known(2).item() if known is None else known.tensor.item()
 
 
 def _pad(op: Call, x: Value, amounts: list[int], axes: list[int], value: float) -> Value:

@@ -17,10 +17,12 @@ from ..call import Call
 from ..dtypes import DTYPES, GRIDS, ONNX_TYPES, Grid, name_of
 from ..registry import Function, rule
 from ..values import Known, Quantized, Value
+from .block_quantization import weight_on_blocks
 
 aten = torch.ops.aten
 
 
+@rule("QuantizeLinear", domain="com.microsoft")
 @rule("QuantizeLinear")
 def quantize(op: Call) -> Value:
     """Kept until it meets its DequantizeLinear; integers where it does not."""
@@ -37,6 +39,7 @@ def quantize(op: Call) -> Value:
     return replace(stored, exact=is_on_grid(op, stored.source, stored))
 
 
+@rule("DequantizeLinear", domain="com.microsoft")
 @rule("DequantizeLinear")
 def dequantize(op: Call) -> Value:
     if op.attr_int("block_size", 0):
@@ -260,8 +263,11 @@ def _by_arithmetic(op: Call, x: Value, scale: Known, zero: Known, axis: int | No
 
 
 def dequantize_blocks(op: Call) -> Value:
-    """Grids have a scale an axis at most, so the result is on none: a parameter where the integers are stored."""
+    """Stored integers are a parameter on the grids of its blocks; others are computed with."""
     x = op.input(0)
+    on_grids = _stored_blocks(op, x) if isinstance(x, Known) else None
+    if on_grids is not None:
+        return on_grids
     scale, zero = _blocks(op, 1), _blocks(op, 2) if op.has(2) else None
     wide = op.cast(x, torch.float32)
     shifted = wide if zero is None else op.call(aten.sub.Tensor, wide, op.cast(zero, torch.float32))
@@ -269,6 +275,20 @@ def dequantize_blocks(op: Call) -> Value:
     if isinstance(result, Known):
         return replace(result, name=x.name if isinstance(x, Known) else "", trainable=True)
     return result
+
+
+def _stored_blocks(op: Call, x: Known) -> Value | None:
+    scale, zero = (op.importer.known(op.input(index)) if op.has(index) else None for index in (1, 2))
+    grid = GRIDS.get(x.onnx_type or ONNX_TYPES[x.tensor.dtype])
+    block, rank = op.attr_int("block_size", 0), x.tensor.dim()
+    if scale is None or grid is None or block < 1 or scale.tensor.dim() != rank or (op.has(2) and zero is None):
+        return None
+    axis = op.axis(op.attr_int("axis", 1), rank)
+    wanted = [-(-size // block) if place == axis else size for place, size in enumerate(x.tensor.shape)]
+    places = torch.zeros(wanted, dtype=torch.int32) if zero is None else zero.tensor
+    if list(scale.tensor.shape) != wanted or list(places.shape) != wanted or x.tensor.dtype is torch.int32:
+        return None
+    return weight_on_blocks(op, x.name, x.tensor, scale, places, axis, block, grid)
 
 
 def quantize_blocks(op: Call) -> Value:

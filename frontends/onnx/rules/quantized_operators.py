@@ -13,7 +13,7 @@ from tersor.ir.operators import bias_scale
 
 from ..call import Call
 from ..dtypes import GRIDS, ONNX_TYPES, name_of
-from ..registry import add_rule, find, rule
+from ..registry import add_rule, find
 from ..values import Known, Quantized, Value
 from .quantization import FloatCall, constant, real
 
@@ -115,48 +115,3 @@ def _quantized(op: Call, value: Value, index: int) -> Value:
 
 for _operator, _form in _FORMS.items():
     add_rule(_operator, lambda op, form=_form: _import(op, form), domain=_form.domain)  # type: ignore[misc]
-
-
-# -- Integers as they are, as dynamic quantization leaves them ---------------------------------------------------------
-
-
-@rule("DynamicQuantizeLinear")
-def dynamic_quantize(op: Call) -> list[Value]:
-    """uint8 over the range of the values, which is computed when the model runs; with scale and zero point."""
-    x = op.input(0)
-    low = op.call(aten.clamp.default, op.call(aten.amin.default, x), None, 0.0)
-    high = op.call(aten.clamp.default, op.call(aten.amax.default, x), 0.0)
-    scale = op.call(aten.div.Tensor, op.call(aten.sub.Tensor, high, low), 255.0)
-    place = op.call(aten.round.default, op.call(aten.div.Tensor, op.call(aten.neg.default, low), scale))
-    zero = op.call(aten.clamp.default, place, 0.0, 255.0)
-    steps = op.call(aten.round.default, op.call(aten.div.Tensor, x, scale))
-    stored = op.call(aten.clamp.default, op.call(aten.add.Tensor, steps, zero), 0.0, 255.0)
-    return [op.cast(stored, torch.uint8), scale, op.cast(zero, torch.uint8)]
-
-
-@rule("MatMulInteger")
-def matmul_integer(op: Call) -> Value:
-    a, b = _centred(op, 0, torch.int32, -2), _centred(op, 1, torch.int32, -1)
-    return op.call(aten.matmul.default, a, b)
-
-
-@rule("ConvInteger")
-def conv_integer(op: Call) -> Value:
-    """In double precision, which holds every int32 exactly: torch convolves no integers."""
-    values: list[Value | None] = [_centred(op, 0, torch.float64, None), _centred(op, 1, torch.float64, 0)]
-    found = find("", "Conv", op.opset)
-    assert found is not None, "Conv has a rule for every opset"
-    result: Value = found.function(FloatCall(op, values))  # type: ignore[assignment]  # Conv gives one value
-    return op.cast(result, torch.int32)
-
-
-def _centred(op: Call, index: int, dtype: torch.dtype, axis: int | None) -> Value:
-    """The integers less their zero point, in a wider type; its several zero points go along the axis."""
-    wide, zero = op.cast(op.input(index), dtype), op.optional(index + 2)
-    if zero is None:
-        return wide
-    zero = op.cast(zero, dtype)
-    if axis is not None and op.rank(zero) == 1:
-        rank = op.rank(wide)
-        zero = op.call(aten.reshape.default, zero, [-1 if place == axis % rank else 1 for place in range(rank)])
-    return op.call(aten.sub.Tensor, wide, zero)

@@ -82,3 +82,16 @@ def split_to_sequence(op: Call) -> Value:
     if op.rank(op.input(1)):
         return tuple(op.call_several(aten.split_with_sizes.default, x, op.sizes(1), axis))
     return tuple(op.call_several(aten.split.Tensor, x, int(op.known(1).item()), axis))
+
+
+@rule("Optional", "OptionalGetElement", since=15)
+def optional(op: Call) -> Value:
+    """What is there stands for itself."""
+    if not op.has(0):
+        op.refuse("an optional value that is not there", expected="one that is")
+    return op.input(0)
+
+
+@rule("OptionalHasElement", since=15)
+def optional_has_element(op: Call) -> Value:
+    return Known(torch.tensor(op.has(0)))

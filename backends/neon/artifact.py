@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import platform
-import shutil
-import subprocess
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,12 +9,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, fx
 
-from tersor.ir.errors import LoweringError, MissingDependencyError
 from tersor.ir.shapes import KEY
 from tersor.ir.signature import Range, Signature, TensorSpec
 
-from ..base import Artifact
-from .toolchain import find_compiler, find_emulator, is_native
+from ..base import Artifact, LoweringReport
+from .machine import Machine
 
 _BATCH = "batch"
 
@@ -33,83 +28,51 @@ def batched(signature: Signature, outputs: Sequence[fx.Node]) -> Signature:
 
 
 class NeonArtifact(Artifact):
-    """C sources in a folder. `run` builds the example program: natively on ARM, else for ARM, run by qemu-aarch64.
+    """C sources in a folder. `run` builds the example program and runs it: natively on ARM, else by qemu-aarch64."""
 
-    portable: build the portable C of the same semantics for this machine instead. isa: an instruction set, among those
-    it was lowered for, instead of the best. cpu: which processor qemu emulates. flags: for the compiler, as sanitizers.
-    """
+    def __init__(
+        self, path: Path, signature: Signature, report: LoweringReport, machine: Machine | None = None
+    ) -> None:
+        super().__init__(path, signature, report)
+        self.machine = machine or Machine()
 
-    portable: bool = False
-    isa: str | None = None
-    cpu: str = "max"
-    flags: tuple[str, ...] = ()
+    def on(self, machine: Machine) -> NeonArtifact:
+        """The same artifact, built and run another way."""
+        return NeonArtifact(self.path, self.signature, self.report, machine)
+
+    def build(self) -> Path:
+        """The folder with the library and its programs. Raises MissingDependencyError, LoweringError."""
+        return self.machine.build(self.path)
 
     def run_flat(self, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
         """Run sample by sample. Raises MissingDependencyError, LoweringError."""
-        program = self.build()
+        samples = inputs[0].shape[0] if self._dynamic else 1
+        frames = b"".join(map(bytes, self.frames(inputs)))
+        return self.outputs(self.machine.execute(self.build() / "main", frames), samples)
+
+    @property
+    def _dynamic(self) -> bool:
         shapes = [spec.shape for spec in self.signature.inputs]
-        dynamic = bool(shapes) and shapes[0][:1] == (_BATCH,)
-        samples = inputs[0].shape[0] if dynamic else 1
-        frames = b"".join(
-            b"".join((tensor[i] if dynamic else tensor).contiguous().numpy().tobytes() for tensor in inputs)
-            for i in range(samples)
-        )
-        return self._outputs(self._execute(program, frames), samples, dynamic)
+        return bool(shapes) and shapes[0][:1] == (_BATCH,)
 
-    def build(self) -> Path:
-        """Compile the library and its example program, where that has not been done; the program's path."""
-        if self.portable:
-            cc = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
-            if cc is None:
-                raise MissingDependencyError("no C compiler", expected="cc", hint="apt-get install gcc libc6-dev")
-            command, kind = cc, "portable"
-        else:
-            command, kind = " ".join(find_compiler().command), "arm"
-        folder = self.path / f"build-{kind}"
-        self._sources_into(folder)
-        flags = ["-O2", *self.flags, *(["-DTERSOR_PORTABLE"] if self.portable else [])]
-        static = [] if self.portable or is_native() else ["-static"]
-        words = ["make", "-s", "-C", str(folder), f"CC={command}", f"CFLAGS={' '.join(flags)}", "main", "bench"]
-        result = subprocess.run([*words, f"LDFLAGS={' '.join(static)}"], capture_output=True, text=True, check=False)
-        if result.returncode:
-            raise LoweringError("the C sources do not compile here", found=result.stderr.strip()[-2000:])
-        return folder / "main"
+    def frames(self, inputs: Sequence[Tensor]) -> list[bytes]:
+        """The bytes of each sample: its inputs, one after another."""
+        if not self._dynamic:
+            return [b"".join(tensor.contiguous().numpy().tobytes() for tensor in inputs)]
+        count = inputs[0].shape[0]
+        return [b"".join(tensor[i].contiguous().numpy().tobytes() for tensor in inputs) for i in range(count)]
 
-    def _sources_into(self, folder: Path) -> None:
-        """A folder to build in, so that objects for several machines do not mix. Sources are copied once."""
-        folder.mkdir(exist_ok=True)
-        for source in [*self.path.glob("*.[chS]"), *self.path.glob("kernels/*.[ch]"), self.path / "Makefile"]:
-            target = folder / source.relative_to(self.path)
-            target.parent.mkdir(exist_ok=True)
-            if not target.exists() or target.stat().st_mtime < source.stat().st_mtime:
-                shutil.copy2(source, target)
-        weights = folder / "weights.bin"
-        if not weights.exists():
-            weights.symlink_to(self.path.resolve() / "weights.bin")
-
-    def _execute(self, program: Path, frames: bytes) -> bytes:
-        emulated = not self.portable and not is_native()
-        command = [find_emulator(), "-cpu", self.cpu, str(program)] if emulated else [str(program)]
-        environment = {**os.environ, "TERSOR_ISA": self.isa or ""}
-        result = subprocess.run(command, input=frames, capture_output=True, check=False, env=environment)
-        if result.returncode:
-            found = result.stderr.decode(errors="replace").strip()[-2000:]
-            raise LoweringError(f"the model failed on {platform.machine()}", found=found or result.returncode)
-        return result.stdout
-
-    def _outputs(self, data: bytes, samples: int, dynamic: bool) -> list[Tensor]:
+    def outputs(self, data: bytes, samples: int) -> list[Tensor]:
+        """The outputs of all samples from the bytes that a program wrote."""
         shapes = self.output_shapes()
         values = torch.frombuffer(bytearray(data), dtype=torch.float32).reshape(samples, -1)
-        counts = [int(torch.Size(shape).numel()) for shape in shapes]
-        parts = values.split(counts, dim=1)
+        parts = values.split([int(torch.Size(shape).numel()) for shape in shapes], dim=1)
         return [
-            part.reshape(samples, *shape[1:]) if dynamic else part.reshape(shape)
+            part.reshape(samples, *shape[1:]) if self._dynamic else part.reshape(shape)
             for part, shape in zip(parts, shapes, strict=True)
         ]
 
     def output_shapes(self) -> list[tuple[int, ...]]:
         """The shape of each output, for one sample."""
-        return [tuple(map(int, note.removeprefix("output ").split("x"))) for note in self._notes("output ")]
-
-    def _notes(self, prefix: str) -> list[str]:
-        return [note for note in self.report.notes if note.startswith(prefix)]
+        notes = [note.removeprefix("output ") for note in self.report.notes if note.startswith("output ")]
+        return [tuple(map(int, filter(None, note.split("x")))) for note in notes]

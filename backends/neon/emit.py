@@ -17,6 +17,7 @@ from ..manifest import write_manifest
 from .artifact import NeonArtifact, batched
 from .backend import BLOCKS, Neon
 from .blob import Blob
+from .machine import BUILDS
 from .memory import Arena, place
 from .plan import Plan, Planner
 from .rules import RULES
@@ -49,6 +50,7 @@ def emit(program: Program, out: Path, options: Neon) -> NeonArtifact:
         written = _write(Path(draft), files, blob)
         report = _report(program, variants, {path.name: path.stat().st_size for path in written})
         final = [_move(path, Path(draft), out) for path in written]
+    shutil.rmtree(out / BUILDS, ignore_errors=True)
     artifact = NeonArtifact(out, batched(program.signature, program.outputs), report)
     write_manifest(out, artifact.signature, report, [path for path in final if path.parent == out])
     return artifact

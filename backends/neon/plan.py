@@ -16,8 +16,9 @@ from tersor.ir.program import Program
 from tersor.ir.shapes import KEY
 
 from .layout import NO_BORDER, Affine, Border, Layout
+from .nests import Nest, nests
 from .steps import Copy, Fill, FromBlocks, Step, ToBlocks, Walk
-from .views import MOVEMENTS, Buffer, Elements, filled_with, logical_offsets, moved, runs, to_planes
+from .views import MOVEMENTS, Buffer, Elements, Run, filled_with, logical_offsets, moved, runs, to_planes
 
 aten = torch.ops.aten
 
@@ -158,16 +159,11 @@ class Planner:
             return Walk.whole(target)
         for value in np.unique(filled_with(elements[elements < 0])):
             self.steps.append(Fill(target.name, (), Walk.whole(target), int(value)))
-        flat, to = elements.reshape(-1), target.offsets.reshape(-1)
         bases = np.array([buffer.base for buffer in self.buffers])
-        owners = np.searchsorted(bases, flat, side="right") - 1
-        sources = [self.buffers[index] for index in np.unique(owners[flat >= 0])]
-        parts = []
-        for source in sources:
-            chosen = (flat >= source.base) & (flat < source.base + source.count)
-            parts.append(tuple(runs(to[chosen], source.offsets.reshape(-1)[flat[chosen] - source.base])))
-        reads = tuple(Walk.whole(source) for source in sources)
-        self.steps.append(Copy(target.name, reads, Walk.whole(target), tuple(parts)))
+        owners = np.where(elements < 0, -1, np.searchsorted(bases, elements, side="right") - 1)
+        sources = [self.buffers[index] for index in np.unique(owners) if index >= 0]
+        parts = tuple(_part(target, source, elements) for source in sources)
+        self.steps.append(Copy(target.name, tuple(map(Walk.whole, sources)), Walk.whole(target), parts))
         return Walk.whole(target)
 
     def _converted(self, elements: Elements, axis: int | None, target: Buffer) -> bool:
@@ -183,6 +179,22 @@ class Planner:
         else:
             self.steps.append(ToBlocks(target.name, (source,), Walk.whole(target)))
         return True
+
+
+def _part(target: Buffer, source: Buffer, elements: Elements) -> tuple[Nest, ...] | tuple[Run, ...]:
+    """How what a value has of `source` gets into `target`."""
+    chosen = (elements >= source.base) & (elements < source.base + source.count)
+    sides = [
+        np.flatnonzero(chosen.any(axis=tuple(i for i in range(chosen.ndim) if i != axis)))
+        for axis in range(chosen.ndim)
+    ]
+    box = np.ix_(*sides)
+    offsets = source.offsets.reshape(-1)
+    if chosen[box].all():
+        found = nests(target.offsets[box], offsets[elements[box] - source.base])
+        if found is not None:
+            return tuple(found)
+    return tuple(runs(target.offsets[chosen], offsets[elements[chosen] - source.base]))
 
 
 def padding_of(user: fx.Node) -> tuple[Border, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -151,12 +152,10 @@ def _convolution(planner: Planner, acc: fx.Node, node: fx.Node) -> None:
     source = planner.read(x, 1, border, zero)
     buffer = planner.result(node, 1)
     grid, values = _grid(planner, node, acc, len(filters)), _bias(planner, bias, len(filters))
-    walk = _moved_back(source, border, planner.block)
+    window = _Window((filters.shape[2], filters.shape[3]), steps, strides)
+    walk, taps = _windowed(planner, node, x, _moved_back(source, border, planner.block), border, window)
     depthwise = groups == len(filters) == planner.shape(x)[1] and groups != 1
     filters = filters if depthwise else _ungrouped(filters, integer(groups))
-    if strides != (1, 1):
-        walk = _phases(planner, node, walk, x, border, strides, filters.shape[2:], steps)
-    taps = _taps(walk, filters.shape[2:], steps, strides, planner.block)
     kernel = Choice("depthwise", "one filter a channel") if depthwise else choose(planner.isa, filters)
     layout = buffer.layout
     planner.steps.append(
@@ -186,44 +185,43 @@ def _ungrouped(weight: np.ndarray[Any, Any], groups: int) -> np.ndarray[Any, Any
     return full
 
 
-def _phases(
-    planner: Planner,
-    node: fx.Node,
-    walk: Walk,
-    x: fx.Node,
-    border: Border,
-    strides: tuple[int, int],
-    kernel: tuple[int, ...],
-    dilation: tuple[int, int],
-) -> Walk:
-    """A strided input divided into phases, of which only those that a tap reads are written."""
-    shape = planner.shape(x)
-    rows = (shape[2] if len(shape) == 4 else 1) + border.top + border.bottom
-    width = shape[-1] + border.left + border.right
-    plane = -(-rows // strides[0]), -(-width // strides[1])
-    count = strides[0] * strides[1]
-    wanted = {
-        (i * dilation[0] % strides[0]) * strides[1] + j * dilation[1] % strides[1]
-        for i in range(kernel[0])
-        for j in range(kernel[1])
-    }
-    buffer = planner.allocate(f"{node.name}_phases", (1, shape[1], count * plane[0], plane[1]), 1)
-    target = Walk.whole(buffer)
-    blocks = -(-shape[1] // planner.block)
-    planner.steps.append(Phases(node.name, (walk,), target, strides, (rows, width), blocks, tuple(sorted(wanted))))
-    return target
+@dataclass(frozen=True)
+class _Window:
+    """A kernel's sizes, steps between its taps, and its strides, in rows and columns."""
+
+    size: tuple[int, int]
+    dilation: tuple[int, int]
+    stride: tuple[int, int]
+
+    def taps(self) -> list[tuple[int, int]]:
+        """The pixel of each tap from the first pixel of a window."""
+        return [(i * self.dilation[0], j * self.dilation[1]) for i in range(self.size[0]) for j in range(self.size[1])]
+
+    def phases(self) -> list[int]:
+        """The phases of a strided input that some tap reads."""
+        return sorted({y % self.stride[0] * self.stride[1] + x % self.stride[1] for y, x in self.taps()})
 
 
-def _taps(
-    walk: Walk, kernel: tuple[int, ...], dilation: tuple[int, int], strides: tuple[int, int], block: int
-) -> np.ndarray[Any, Any]:
-    """The byte offset of each tap from the first pixel of a window."""
-    y, x = (np.arange(size, dtype=np.int64) * step for size, step in zip(kernel, dilation, strict=True))
-    phase = (y % strides[0])[:, None] * strides[1] + x % strides[1]
-    count = strides[0] * strides[1]
-    plane_bytes = walk.affine.block_bytes // count if count > 1 else 0
-    offsets = phase * plane_bytes + (y // strides[0])[:, None] * walk.affine.row_bytes + x // strides[1] * block
-    return offsets.reshape(-1).astype(np.int32)
+def _windowed(
+    planner: Planner, node: fx.Node, x: fx.Node, walk: Walk, border: Border, window: _Window
+) -> tuple[Walk, Any]:
+    """What a kernel of stride 1 walks, and each tap's byte offset; a strided input is divided into phases first."""
+    if window.stride == (1, 1):
+        offsets = [y * walk.affine.row_bytes + x * planner.block for y, x in window.taps()]
+        return walk, np.array(offsets, np.int32)
+    shape, wanted, stride = planner.shape(x), window.phases(), window.stride
+    rows, width = _plane(planner, x)
+    whole = rows + border.top + border.bottom, width + border.left + border.right
+    plane = -(-whole[0] // stride[0]), -(-whole[1] // stride[1])
+    buffer = planner.allocate(f"{node.name}_phases", (1, shape[1], len(wanted) * plane[0], plane[1]), 1)
+    target, blocks = Walk.whole(buffer), -(-shape[1] // planner.block)
+    planner.steps.append(Phases(node.name, (walk,), target, stride, whole, blocks, tuple(wanted)))
+    offsets = []
+    for y, x_ in window.taps():
+        phase = wanted.index(y % stride[0] * stride[1] + x_ % stride[1])
+        pixel = (phase * plane[0] + y // stride[0]) * plane[1] + x_ // stride[1]
+        offsets.append(pixel * planner.block)
+    return target, np.array(offsets, np.int32)
 
 
 def _linear(planner: Planner, acc: fx.Node, node: fx.Node) -> None:
@@ -286,11 +284,9 @@ def _pool(
         )
     )
     border = Border(pads[0], pads[1], below, right)
-    walk = _moved_back(planner.read(x, 1, border, border_value), border, planner.block)
+    source = _moved_back(planner.read(x, 1, border, border_value), border, planner.block)
     buffer = planner.result(node, 1)
-    if strides != (1, 1):
-        walk = _phases(planner, node, walk, x, border, strides, window, dilation)
-    taps = _taps(walk, window, dilation, strides, planner.block)
+    walk, taps = _windowed(planner, node, x, source, border, _Window(window, dilation, strides))
     count = window[0] * window[1]
     planner.steps.append(
         Pool(node.name, (walk,), Walk.whole(buffer), kind, taps, out[0], out[1], count, zero_point, grid)

@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 
 from .blob import Blob
+from .fixed_sums import fixed_sum
 from .layout import Affine
 from .memory import Arena
-from .pack import DENSE, GROUP, MAGIC_BITS, SPARSE, fold_bias, pack_dense, pack_sparse, pad_channels
+from .nests import Nest
+from .pack import DENSE, GROUP, MAGIC_BITS, SPARSE, fold_bias, pack_dense, pack_depthwise, pack_sparse, pad_channels
 from .steps import (
     Convolution,
     Copy,
@@ -34,6 +36,7 @@ from .steps import (
     ToBlocks,
     Walk,
 )
+from .views import Run
 
 
 @dataclass(frozen=True)
@@ -130,16 +133,16 @@ def _to_blocks(c: Context, s: ToBlocks) -> list[str]:
     layout = y.buffer.layout
     plain = Walk(x.buffer, Affine(x.affine.first, layout.rows * layout.width, layout.width))
     planes = _planes(y, (plain,), (layout.blocks, layout.rows, layout.width))
-    call = f"tersor_to_blocks(&planes, {c.block}, {layout.channels}, 0, {c.at(x)}, {c.at(y)});"
-    return [f"    const tersor_planes planes = {planes};", _once(call)]
+    call = f"    tersor_to_blocks(&planes, {c.block}, {layout.channels}, 0, {c.at(x)}, {c.at(y)}, share);"
+    return [f"    const tersor_planes planes = {planes};", call]
 
 
 def _from_blocks(c: Context, s: FromBlocks) -> list[str]:
     x, y = s.reads[0], _written(s)
     plain = Walk(y.buffer, Affine(y.affine.first, s.rows * s.width, s.width))
     planes = _planes(plain, (x,), (-(-s.channels // c.block), s.rows, s.width))
-    call = f"tersor_from_blocks(&planes, {c.block}, {s.channels}, {c.at(x)}, {c.at(y)});"
-    return [f"    const tersor_planes planes = {planes};", _once(call)]
+    call = f"    tersor_from_blocks(&planes, {c.block}, {s.channels}, {c.at(x)}, {c.at(y)}, share);"
+    return [f"    const tersor_planes planes = {planes};", call]
 
 
 def _once(call: str) -> str:
@@ -147,23 +150,33 @@ def _once(call: str) -> str:
 
 
 def _copy(c: Context, s: Copy) -> list[str]:
-    lines = []
-    target = _written(s)
-    for walk, runs in zip(s.reads, s.runs, strict=True):
-        table = np.array([(run.target, run.source, run.length) for run in runs], np.int32)
-        source, into = c.at(walk, inside=False), c.at(target, inside=False)
-        lines.append(f"    tersor_layer_copy({c.constant(table)}, {len(runs)}, {source}, {into}, share);")
+    lines: list[str] = []
+    target = c.at(_written(s), inside=False)
+    for walk, part in zip(s.reads, s.parts, strict=True):
+        source = c.at(walk, inside=False)
+        lines += [_nest(c, piece, source, target) for piece in part if isinstance(piece, Nest)]
+        table = np.array([(p.target, p.source, p.length) for p in part if isinstance(p, Run)], np.int32)
+        if table.size:
+            lines.append(f"    tersor_copy_runs({c.constant(table)}, {len(table)}, {source}, {target}, share);")
     return lines
+
+
+def _nest(c: Context, nest: Nest, source: str, target: str) -> str:
+    loops = np.array([(loop.count, loop.source, loop.target) for loop in nest.loops] or [(1, 0, 0)], np.int32)
+    table = f"(const tersor_loop *)(const void *)(weights + {c.blob.add(loops)})"
+    call = f"{table}, {len(loops)}, {nest.length}, {source} + {nest.source}, {target} + {nest.target}, share"
+    return f"    tersor_copy_loops({call});"
 
 
 def _phases(c: Context, s: Phases) -> list[str]:
     walk = s.reads[0]
+    wanted = np.array(s.wanted, np.int32)
     fields = {
         "blocks": s.blocks, "block": c.block, "rows": s.plane[0], "width": s.plane[1],
         "x_block": walk.affine.block_bytes, "x_row": walk.affine.row_bytes,
-        "stride_y": s.stride[0], "stride_x": s.stride[1], "wanted": f"{sum(1 << phase for phase in s.wanted)}u",
+        "stride_y": s.stride[0], "stride_x": s.stride[1], "wanted": c.constant(wanted), "count": len(wanted),
     }  # fmt: skip
-    call = f"    tersor_layer_phases(&phases, {c.at(walk)}, {c.at(_written(s))}, share);"
+    call = f"    tersor_split_phases(&phases, {c.at(walk)}, {c.at(_written(s))}, share);"
     return [_struct("tersor_phases", "phases", fields), call]
 
 
@@ -172,7 +185,7 @@ def _convolution(c: Context, s: Convolution) -> list[str]:
     assert s.requantize is not None
     sparse, block = None, c.block
     if s.kernel == "depthwise":
-        packed = _pack_depthwise(weight, block)
+        packed = pack_depthwise(weight, block)
     elif s.kernel == "dense":
         packed = pack_dense(weight, DENSE[f"dense_{c.isa}"])
     else:
@@ -198,18 +211,9 @@ def _convolution(c: Context, s: Convolution) -> list[str]:
         fields["block_counts"] = c.constant(sparse.block_counts)
     fields["bias"] = c.constant(bias)
     fields["requantize"] = c.requantize(s.requantize, scale)
-    groups = y.buffer.layout.blocks if s.kernel == "depthwise" else -(-len(weight) // GROUP)
-    part = f"tersor_part_of({s.rows * s.width}, {groups}, share)"
+    part = f"tersor_part_of({s.rows * s.width}, {-(-len(weight) // GROUP)}, share)"
     call = f"    KERNEL({s.kernel})(&conv, {c.at(x)}, {c.at(y)}, {part});"
     return [f"    /* {s.reason} */", _struct("tersor_conv", "conv", fields), call]
-
-
-def _pack_depthwise(weight: np.ndarray[Any, Any], block: int) -> np.ndarray[Any, Any]:
-    """int8[channels, 1, kh, kw] -> [block][tap][B]."""
-    channels, taps = len(weight), weight[0].size
-    whole = np.zeros((-(-channels // block) * block, taps), np.int8)
-    whole[:channels] = weight.reshape(channels, taps)
-    return np.ascontiguousarray(whole.reshape(-1, block, taps).transpose(0, 2, 1))
 
 
 def _binary(c: Context, s: Sum | Product, name: str, fields: dict[str, Any]) -> list[str]:
@@ -224,7 +228,10 @@ def _binary(c: Context, s: Sum | Product, name: str, fields: dict[str, Any]) -> 
 def _sum(c: Context, s: Sum) -> list[str]:
     grids = zip("aby", s.scales, s.zero_points, strict=True)
     fields = {name: f"{{{number(scale)}, {zero_point}}}" for name, scale, zero_point in grids}
-    return _binary(c, s, "tersor_add", {**fields, "min": s.quant_min, "max": s.quant_max})
+    fields |= {"min": str(s.quant_min), "max": str(s.quant_max)}
+    if (fixed := fixed_sum(s)) is not None:
+        fields |= {"a_factor": str(fixed.a_factor), "b_factor": str(fixed.b_factor), "shift": str(fixed.shift)}
+    return _binary(c, s, "tersor_add", fields)
 
 
 def _product(c: Context, s: Product) -> list[str]:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .layout import Affine
+from .nests import Nest
 from .views import Buffer, Run
 
 Array = NDArray[Any]
@@ -75,9 +76,9 @@ class QuantizeInput(Step):
 
 @dataclass(frozen=True)
 class Copy(Step):
-    """Runs of bytes from each buffer that is read."""
+    """Bytes from each buffer that is read: nested loops, or single runs where there is no order in it."""
 
-    runs: tuple[tuple[Run, ...], ...] = ()
+    parts: tuple[tuple[Nest, ...] | tuple[Run, ...], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +11,9 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
+from tersor.backends.neon.artifact import NeonArtifact
 from tersor.backends.neon.toolchain import KERNELS, find_compiler, find_emulator
 
 HERE = Path(__file__).parent
@@ -50,6 +53,39 @@ def count(calls: Sequence[Call]) -> list[int]:
         result = subprocess.run(command, input=given, capture_output=True, check=True)
         _compare(calls, result.stdout)
         return [int(line.split()[0]) for line in report.read_text().splitlines()]
+
+
+@dataclass(frozen=True)
+class ModelCounts:
+    """Instructions of a whole run, and of each step in order."""
+
+    total: int
+    steps: tuple[int, ...]
+
+
+def count_model(artifact: NeonArtifact, inputs: Sequence[Tensor], expected: Sequence[Tensor]) -> ModelCounts:
+    """Instructions that one sample takes, on the machine of the artifact.
+
+    Raises:
+        ArithmeticError: where an output is not, bit for bit, what was expected.
+        MissingDependencyError: without a compiler for AArch64 or qemu-aarch64.
+    """
+    build, machine = artifact.build(), artifact.machine
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        program, report = folder / "count_model", folder / "counts"
+        words = [*machine.compiler(), "-O2", "-std=gnu11", f"-I{build}", str(HERE / "count_model.c")]
+        subprocess.run([*words, str(build / "libmodel.a"), "-static", "-o", str(program)], check=True)
+        options = ["-cpu", machine.cpu, "-plugin", f"{_plugin(folder)},out={report}"]
+        environment = {**os.environ, "TERSOR_ISA": machine.isa or ""}
+        (frame,) = artifact.frames(inputs)
+        command = [find_emulator(), *options, str(program)]
+        result = subprocess.run(command, input=frame, capture_output=True, check=True, env=environment)
+        wanted = b"".join(tensor.contiguous().numpy().tobytes() for tensor in expected)
+        if result.stdout != wanted * 2:
+            raise ArithmeticError("the model's output differs from the program's")
+        total, *steps = (int(line.split()[0]) for line in report.read_text().splitlines())
+        return ModelCounts(total, tuple(steps))
 
 
 def _plugin(folder: Path) -> Path:

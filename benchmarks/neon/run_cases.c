@@ -10,7 +10,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
-#include "tersor_kernels.h"
+#include "tersor_layers.h"
 
 enum { MAX_INTEGERS = 32, MAX_BUFFERS = 8, GUARD = 64, GUARD_BYTE = 0x5A };
 
@@ -154,12 +154,13 @@ static tersor_planes planes_of(const int32_t n[9])
     return planes;
 }
 
-/* Integers: planes[9] za zb zy min max begin end. Floats: sa sb sy multiplier. */
+/* Integers: planes[9] za zb zy min max begin end a_factor b_factor shift. Floats: sa sb sy multiplier. */
 static void run_binary(call *c, const void *kernel)
 {
     const int32_t *const n = c->integers;
     const float *const f = floats(&c->buffers[0]);
-    const tersor_binary binary = {planes_of(n), {f[0], n[9]}, {f[1], n[10]}, {f[2], n[11]}, f[3], n[12], n[13]};
+    const tersor_binary binary = {planes_of(n), {f[0], n[9]}, {f[1], n[10]}, {f[2], n[11]}, f[3], n[12], n[13],
+                                  n[16], n[17], n[18]};
     tersor_binary_kernel *const run = *(tersor_binary_kernel *const *)kernel;
     BEGIN();
     run(&binary, c->buffers[1].data, c->buffers[2].data, c->buffers[3].data, n[14], n[15]);
@@ -176,22 +177,30 @@ static void run_lookup(call *c, const void *kernel)
     END();
 }
 
-/* Integers: planes[9], which movement, and what it takes. */
+/* Integers: planes[9], which movement, and what it takes; the last two are a share. Buffers: a table, what is read, what is
+ * written. */
 static void run_movement(call *c, const void *kernel)
 {
-    const int32_t *const n = c->integers + 10;
+    const int32_t *const n = c->integers + 10, *const table = ints(&c->buffers[0]);
     const tersor_planes planes = planes_of(c->integers);
-    const int8_t *const a = c->buffers[0].data;
-    int8_t *const y = c->buffers[1].data;
+    const int8_t *const a = c->buffers[1].data;
+    int8_t *const y = c->buffers[2].data;
     const tersor_border border = {n[0], n[1], n[2], n[3]};
+    const int32_t block = n[0] > 0 ? n[0] : 1;
+    const tersor_phases phases = {
+        planes.blocks, n[0], planes.rows, planes.bytes / block, planes.a_block, planes.a_row, n[1], n[2],
+        table, c->buffers[0].size / 4,
+    };
     (void)kernel;
     switch (c->integers[9]) {
-    case 0: tersor_copy(&planes, a, y, n[0], n[1]); break;
-    case 1: tersor_copy_channels(&planes, n[0], n[1], n[2], n[3], a, y); break;
-    case 2: tersor_fill_border(&planes, border, n[4], (int8_t)n[5], y); break;
-    case 3: tersor_split_phases(&planes, n[0], n[1], n[2], (int8_t)n[3], a, y, n[4], n[5]); break;
-    case 4: tersor_to_blocks(&planes, n[0], n[1], (int8_t)n[2], a, y); break;
-    case 5: tersor_from_blocks(&planes, n[0], n[1], a, y); break;
+    case 0: tersor_fill_border(&planes, border, n[4], (int8_t)n[5], y); break;
+    case 1: tersor_split_phases(&phases, a, y, (tersor_share){n[3], n[4]}); break;
+    case 2: tersor_to_blocks(&planes, n[0], n[1], (int8_t)n[2], a, y, (tersor_share){n[3], n[4]}); break;
+    case 3: tersor_from_blocks(&planes, n[0], n[1], a, y, (tersor_share){n[2], n[3]}); break;
+    case 4:
+        tersor_copy_loops((const tersor_loop *)(const void *)table, n[0], n[1], a, y, (tersor_share){n[2], n[3]});
+        break;
+    case 5: tersor_copy_runs(table, n[0], a, y, (tersor_share){n[1], n[2]}); break;
     default: fail("no such movement");
     }
 }

@@ -60,6 +60,45 @@ TERSOR_INLINE int8x16_t sum(const tersor_binary *binary, int8x16_t a, int8x16_t 
     return rounded(v, bounds);
 }
 
+/* High halves of (a - za) * a_factor + (b - zb) * b_factor, of 8 values. */
+TERSOR_INLINE int16x8_t fixed_half(int16x8_t a, int16x8_t b, int32x4_t a_factor, int32x4_t b_factor)
+{
+    const int32x4_t low = vmlaq_s32(vmulq_s32(vmovl_s16(vget_low_s16(a)), a_factor), vmovl_s16(vget_low_s16(b)), b_factor);
+    const int32x4_t high = vmlaq_s32(vmulq_s32(vmovl_high_s16(a), a_factor), vmovl_high_s16(b), b_factor);
+    return vuzp2q_s16(vreinterpretq_s16_s32(low), vreinterpretq_s16_s32(high));
+}
+
+TERSOR_INLINE int8x16_t fixed_sum(const tersor_binary *binary, int8x16_t a, int8x16_t b, int shift)
+{
+    const int8x8_t za = vdup_n_s8((int8_t)binary->a.zero_point), zb = vdup_n_s8((int8_t)binary->b.zero_point);
+    const int32x4_t fa = vdupq_n_s32(binary->a_factor), fb = vdupq_n_s32(binary->b_factor);
+    const int16x8_t zy = vdupq_n_s16((int16_t)(binary->y.zero_point * (1 << shift)));
+    const int16x8_t low = fixed_half(vsubl_s8(vget_low_s8(a), za), vsubl_s8(vget_low_s8(b), zb), fa, fb);
+    const int16x8_t high = fixed_half(vsubl_s8(vget_high_s8(a), za), vsubl_s8(vget_high_s8(b), zb), fa, fb);
+    const int16x8_t u = vqaddq_s16(low, zy), v = vqaddq_s16(high, zy);
+    int8x16_t q;
+    switch (shift) {
+    case 2: q = vqrshrn_high_n_s16(vqrshrn_n_s16(u, 2), v, 2); break;
+    case 3: q = vqrshrn_high_n_s16(vqrshrn_n_s16(u, 3), v, 3); break;
+    case 4: q = vqrshrn_high_n_s16(vqrshrn_n_s16(u, 4), v, 4); break;
+    case 5: q = vqrshrn_high_n_s16(vqrshrn_n_s16(u, 5), v, 5); break;
+    default: q = vqrshrn_high_n_s16(vqrshrn_n_s16(u, 6), v, 6); break;
+    }
+    return vminq_s8(vmaxq_s8(q, vdupq_n_s8((int8_t)binary->min)), vdupq_n_s8((int8_t)binary->max));
+}
+
+#define FIXED(SHIFT)                                                                                                   \
+    TERSOR_INLINE int8x16_t fixed_##SHIFT(const tersor_binary *binary, int8x16_t a, int8x16_t b, tersor_bounds bounds) \
+    {                                                                                                                  \
+        (void)bounds;                                                                                                  \
+        return fixed_sum(binary, a, b, SHIFT);                                                                         \
+    }
+FIXED(2)
+FIXED(3)
+FIXED(4)
+FIXED(5)
+FIXED(6)
+
 TERSOR_INLINE int8x16_t product(const tersor_binary *binary, int8x16_t a, int8x16_t b, tersor_bounds bounds)
 {
     const int8x8_t za = vdup_n_s8((int8_t)binary->a.zero_point), zb = vdup_n_s8((int8_t)binary->b.zero_point);
@@ -82,8 +121,14 @@ TERSOR_INLINE void run(const tersor_binary *binary, const int8_t *a, const int8_
         const int8_t *pa = a + r.a, *pb = b + r.b;
         int8_t *py = y + r.y;
         int32_t n = r.bytes;
-        for (; n >= REGISTER; n -= REGISTER, pa += REGISTER, pb += REGISTER, py += REGISTER)
+        for (; n >= 2 * REGISTER; n -= 2 * REGISTER, pa += 2 * REGISTER, pb += 2 * REGISTER, py += 2 * REGISTER) {
             vst1q_s8(py, function(binary, vld1q_s8(pa), vld1q_s8(pb), bounds));
+            vst1q_s8(py + REGISTER, function(binary, vld1q_s8(pa + REGISTER), vld1q_s8(pb + REGISTER), bounds));
+        }
+        if (n >= REGISTER) {
+            vst1q_s8(py, function(binary, vld1q_s8(pa), vld1q_s8(pb), bounds));
+            n -= REGISTER, pa += REGISTER, pb += REGISTER, py += REGISTER;
+        }
         if (n > 0)
             store_part(py, function(binary, load_part(pa, n), load_part(pb, n), bounds), n);
         row += r.rows;
@@ -93,7 +138,14 @@ TERSOR_INLINE void run(const tersor_binary *binary, const int8_t *a, const int8_
 void tersor_add_neon(const tersor_binary *binary, const int8_t *a, const int8_t *b, int8_t *y, int32_t row_begin,
                      int32_t row_end)
 {
-    run(binary, a, b, y, row_begin, row_end, sum);
+    switch (binary->shift) {
+    case 2: run(binary, a, b, y, row_begin, row_end, fixed_2); break;
+    case 3: run(binary, a, b, y, row_begin, row_end, fixed_3); break;
+    case 4: run(binary, a, b, y, row_begin, row_end, fixed_4); break;
+    case 5: run(binary, a, b, y, row_begin, row_end, fixed_5); break;
+    case 6: run(binary, a, b, y, row_begin, row_end, fixed_6); break;
+    default: run(binary, a, b, y, row_begin, row_end, sum); break;
+    }
 }
 
 void tersor_mul_neon(const tersor_binary *binary, const int8_t *a, const int8_t *b, int8_t *y, int32_t row_begin,

@@ -131,12 +131,15 @@ typedef struct {
 } tersor_grid;
 
 /* add: q = clamp(round_half_even(((a - za) * sa + (b - zb) * sb) / sy) + zy, min, max), each step in float32.
- * mul: acc = (a - za) * (b - zb), then q = clamp(round_half_even(float(acc) * multiplier) + zy, min, max). */
+ * mul: acc = (a - za) * (b - zb), then q = clamp(round_half_even(float(acc) * multiplier) + zy, min, max).
+ * shift, 2 to 6 where a sum is proven to be the same for every pair, else 0: acc = (a - za) * a_factor + (b - zb) * b_factor
+ * in int32, q = clamp((((acc >> 16) + (zy << shift) + (1 << (shift - 1))) >> shift, min, max). */
 typedef struct {
     tersor_planes planes;
     tersor_grid a, b, y;
     float multiplier;
     int32_t min, max;
+    int32_t a_factor, b_factor, shift;
 } tersor_binary;
 
 typedef void tersor_binary_kernel(const tersor_binary *binary, const int8_t *a, const int8_t *b, int8_t *y,
@@ -148,31 +151,12 @@ typedef void tersor_lookup_kernel(const tersor_planes *planes, const int8_t *tab
                                   int32_t row_begin, int32_t row_end);
 tersor_lookup_kernel tersor_lookup_neon, tersor_lookup_portable;
 
-/* y = a. */
-void tersor_copy(const tersor_planes *planes, const int8_t *a, int8_t *y, int32_t row_begin, int32_t row_end);
-
-/* `channels` channels, from channel a_channel of a to channel y_channel of y, of rows x bytes / block pixels, both in blocks
- * of `block`. For what does not begin at a block; what does is a tersor_copy. */
-void tersor_copy_channels(const tersor_planes *planes, int32_t block, int32_t channels, int32_t a_channel,
-                          int32_t y_channel, const int8_t *a, int8_t *y);
-
 /* Fills the border of every plane: `top` and `bottom` rows, `left` and `right` pixels of a y_row, around planes->rows rows of
  * planes->bytes bytes. y is where the first row of the border begins. */
 typedef struct {
     int32_t top, bottom, left, right;
 } tersor_border;
 void tersor_fill_border(const tersor_planes *planes, tersor_border border, int32_t block, int8_t value, int8_t *y);
-
-/* Divides every plane (rows x bytes / block pixels, whose row is a_row) into stride_y * stride_x planes that follow each
- * other: plane (py, px) has the pixels (py + i * stride_y, px + j * stride_x), in ceil(rows / stride_y) rows of
- * ceil(width / stride_x) pixels without gaps. Pixels that are not there are `fill`. Ranges count blocks. */
-void tersor_split_phases(const tersor_planes *planes, int32_t block, int32_t stride_y, int32_t stride_x, int8_t fill,
-                         const int8_t *a, int8_t *y, int32_t block_begin, int32_t block_end);
-
-/* [channel][row][pixel] <-> blocks: `bytes` is pixels in a row of the plain tensor, whose rows are `a_row` (to) or `y_row`
- * (from) bytes apart and channels a_block or y_block. Channels that fill up the last block become `fill`. */
-void tersor_to_blocks(const tersor_planes *planes, int32_t block, int32_t channels, int8_t fill, const int8_t *a, int8_t *y);
-void tersor_from_blocks(const tersor_planes *planes, int32_t block, int32_t channels, const int8_t *a, int8_t *y);
 
 /* q = clamp(round_half_even(x / scale) + zero_point, min, max), not-a-number becomes min; x = (q - zero_point) * scale. */
 typedef void tersor_quantize_kernel(const float *x, int8_t *y, int32_t count, tersor_grid grid, int32_t min, int32_t max);

@@ -36,19 +36,34 @@ static inline tersor_range tersor_part_of(int32_t pixels, int32_t groups, tersor
     return range;
 }
 
-/* runs: target, source and length in bytes, one after another. */
-void tersor_layer_copy(const int32_t *runs, int32_t count, const int8_t *x, int8_t *y, tersor_share share);
-
-/* Every stride-th pixel of a plane of rows x width pixels, for each phase wanted: y[block][phase][row][column][B], where
- * phase (row % stride_y) * stride_x + column % stride_x has ceil(rows / stride_y) rows of ceil(width / stride_x) pixels. */
+/* Divides every plane of rows x width pixels by its strides: y[block][i][row][column][B] has, for each phase wanted[i], the
+ * pixels (dy + row * stride_y, dx + column * stride_x), where the phase is dy * stride_x + dx, in ceil(rows / stride_y) rows
+ * of ceil(width / stride_x) pixels. Those that are not there are left as they are. Slack behind x is read. */
 typedef struct {
     int32_t blocks, block, rows, width;
     int32_t x_block, x_row;
     int32_t stride_y, stride_x;
-    uint32_t wanted; /* bit p: phase p; the bytes of others are left as they are */
+    const int32_t *wanted;
+    int32_t count;
 } tersor_phases;
+void tersor_split_phases(const tersor_phases *phases, const int8_t *x, int8_t *y, tersor_share share);
 
-void tersor_layer_phases(const tersor_phases *phases, const int8_t *x, int8_t *y, tersor_share share);
+/* [channel][row][pixel] <-> blocks: `bytes` is pixels in a row of the plain tensor, whose rows are `a_row` (to) or `y_row`
+ * (from) bytes apart and channels a_block or y_block. Channels that fill up the last block become `rest`. */
+void tersor_to_blocks(const tersor_planes *planes, int32_t block, int32_t channels, int8_t rest, const int8_t *a, int8_t *y,
+                      tersor_share share);
+void tersor_from_blocks(const tersor_planes *planes, int32_t block, int32_t channels, const int8_t *a, int8_t *y,
+                        tersor_share share);
+
+/* Copies `bytes` bytes at every step of nested loops, the outermost first; x and y are the strides in bytes. */
+typedef struct {
+    int32_t count, x, y;
+} tersor_loop;
+void tersor_copy_loops(const tersor_loop *loops, int32_t depth, int32_t bytes, const int8_t *x, int8_t *y,
+                       tersor_share share);
+
+/* The same where there is no order in it. runs: target, source and length in bytes, one after another. */
+void tersor_copy_runs(const int32_t *runs, int32_t count, const int8_t *x, int8_t *y, tersor_share share);
 
 /* Averages of windows that are cut at the plane's edge: acc = sum(x - zero_point) of what lies inside, requantized by
  * scale[position], or by scale[0] where shared. */

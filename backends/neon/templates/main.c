@@ -4,37 +4,55 @@
 
 #include "@name@.h"
 
-static void *aligned(size_t size)
+/* One block of memory for the arena and all tensors: where the next may begin. */
+static size_t reserve(size_t *used, size_t size)
 {
-    void *memory = NULL;
-    return posix_memalign(&memory, @NAME@_ALIGNMENT, size ? size : @NAME@_ALIGNMENT) ? NULL : memory;
+    const size_t begin = *used;
+    *used += (size + @NAME@_ALIGNMENT - 1) / @NAME@_ALIGNMENT * @NAME@_ALIGNMENT;
+    return begin;
+}
+
+static int serve(@name@_call *call, float *const inputs[])
+{
+    for (;;) {
+        for (int i = 0; i < @NAME@_INPUTS; i++) {
+            const size_t count = fread(inputs[i], sizeof(float), call->input_counts[i], stdin);
+            if (count == 0 && i == 0)
+                return 0;
+            if (count != call->input_counts[i])
+                return fprintf(stderr, "input %d: %zu values of %zu\n", i, count, call->input_counts[i]), 2;
+        }
+        const int wrong = @name@_run(call);
+        if (wrong)
+            return fprintf(stderr, "@name@_run returned %d\n", wrong), 1;
+        for (int i = 0; i < @NAME@_OUTPUTS; i++)
+            if (fwrite(call->outputs[i], sizeof(float), call->output_counts[i], stdout) != call->output_counts[i])
+                return fprintf(stderr, "output %d was not written\n", i), 2;
+        fflush(stdout);
+    }
 }
 
 int main(void)
 {
     @name@_call call = {.arena_size = @name@_arena_size()};
-    call.arena = aligned(call.arena_size);
-    for (int i = 0; i < @NAME@_INPUTS; i++) {
-        call.input_counts[i] = @name@_input_counts[i];
-        call.inputs[i] = aligned(call.input_counts[i] * sizeof(float));
-    }
-    for (int i = 0; i < @NAME@_OUTPUTS; i++) {
-        call.output_counts[i] = @name@_output_counts[i];
-        call.outputs[i] = aligned(call.output_counts[i] * sizeof(float));
-    }
-    for (;;) {
-        for (int i = 0; i < @NAME@_INPUTS; i++) {
-            const size_t count = fread((void *)call.inputs[i], sizeof(float), call.input_counts[i], stdin);
-            if (count == 0 && i == 0)
-                return 0;
-            if (count != call.input_counts[i])
-                return fprintf(stderr, "input %d: %zu values of %zu\n", i, count, call.input_counts[i]), 2;
-        }
-        const int wrong = @name@_run(&call);
-        if (wrong)
-            return fprintf(stderr, "@name@_run returned %d\n", wrong), 1;
-        for (int i = 0; i < @NAME@_OUTPUTS; i++)
-            fwrite(call.outputs[i], sizeof(float), call.output_counts[i], stdout);
-        fflush(stdout);
-    }
+    size_t used = 0, input_at[@NAME@_INPUTS], output_at[@NAME@_OUTPUTS];
+    void *memory = NULL;
+    float *inputs[@NAME@_INPUTS];
+    if (!@name@_isa())
+        return fprintf(stderr, "no instruction set of this model runs here\n"), 1;
+    reserve(&used, call.arena_size);
+    for (int i = 0; i < @NAME@_INPUTS; i++)
+        input_at[i] = reserve(&used, (call.input_counts[i] = @name@_input_counts[i]) * sizeof(float));
+    for (int i = 0; i < @NAME@_OUTPUTS; i++)
+        output_at[i] = reserve(&used, (call.output_counts[i] = @name@_output_counts[i]) * sizeof(float));
+    if (posix_memalign(&memory, @NAME@_ALIGNMENT, used + @NAME@_ALIGNMENT))
+        return fprintf(stderr, "no memory for %zu bytes\n", used), 1;
+    call.arena = memory;
+    for (int i = 0; i < @NAME@_INPUTS; i++)
+        call.inputs[i] = inputs[i] = (float *)(void *)((char *)memory + input_at[i]);
+    for (int i = 0; i < @NAME@_OUTPUTS; i++)
+        call.outputs[i] = (float *)(void *)((char *)memory + output_at[i]);
+    const int status = serve(&call, inputs);
+    free(memory);
+    return status;
 }

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+
+from tersor.backends.neon.fixed_sums import FixedSum, fixed_sum
+from tersor.backends.neon.steps import Sum
 
 from .harness import UNTOUCHED, Array, Case, Int8, requantize, run
 
@@ -67,8 +71,31 @@ def binary_case(
     after[at_y[begin:end]] = q.reshape(rows, -1)[begin:end]
     floats = np.array([sa, sb, sy, multiplier], np.float32)
     arrays = (floats, place(rng, a.reshape(rows, -1), at_a), place(rng, b.reshape(rows, -1), at_b), before)
-    given = (*integers, za, zb, zy, low, high, begin, end)
+    fixed = proven((sa, sb, sy), (za, zb, zy), low, high) if name == "add" and kind == 0 else None
+    factors = (0, 0, 0) if fixed is None else (fixed.a_factor, fixed.b_factor, fixed.shift)
+    given = (*integers, za, zb, zy, low, high, begin, end, *factors)
     return Case(f"{name} {sizes}", name, given, tuple(x.tobytes() for x in arrays), after)
+
+
+def proven(scales: tuple[Any, ...], zero_points: tuple[int, int, int], low: int, high: int) -> FixedSum | None:
+    sa, sb, sy = map(float, scales)
+    return fixed_sum(Sum("sum", (), None, (sa, sb, sy), zero_points, low, high))
+
+
+@pytest.mark.parametrize("ratio", [0.3, 1.0, 2.5, 7.0, 31.0])
+def test_fixed_sums_of_every_size_are_found(ratio: float) -> None:
+    """For most scales there are factors; with larger ratios they have fewer bits."""
+    rng = np.random.default_rng(int(ratio * 10))
+    found = [
+        proven(tuple(np.float32(s) for s in (ratio * sa, ratio * sb, 0.03)), (3, -7, 11), -128, 127)
+        for sa, sb in rng.uniform(0.008, 0.02, (8, 2))
+    ]
+    assert sum(fixed is not None for fixed in found) >= (6 if ratio < 4 else 1)
+    assert {fixed.shift for fixed in found if fixed is not None} <= {2, 3, 4, 5, 6}
+
+
+def test_sums_that_are_ties_have_no_fixed_form() -> None:
+    assert proven((0.5, 0.25, 1.0), (0, 0, 0), -128, 127) is None
 
 
 def binary_cases() -> Iterator[Case]:

@@ -22,7 +22,7 @@ from .memory import Arena, place
 from .plan import Plan, Planner
 from .rules import RULES
 from .source import Context, body
-from .steps import Convolution, Step
+from .steps import Convolution, MatMul, Step
 from .toolchain import KERNELS
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -64,7 +64,8 @@ def _variant(program: Program, isa: str) -> Variant:
 def _variant_source(name: str, variant: Variant, blob: Blob) -> str:
     context = Context(variant.isa, BLOCKS[variant.isa], blob, variant.arena)
     steps = [_function(index, step, body(context, step)) for index, step in enumerate(variant.plan.steps)]
-    kernels = sorted({step.kernel for step in variant.plan.steps if isinstance(step, Convolution)})
+    kernels = {step.kernel for step in variant.plan.steps if isinstance(step, Convolution)}
+    kernels |= {"matmul" for step in variant.plan.steps if isinstance(step, MatMul)}
     listed = ", ".join(f"step_{index}" for index in range(len(steps)))
     return "\n".join(
         [
@@ -73,7 +74,7 @@ def _variant_source(name: str, variant: Variant, blob: Blob) -> str:
             "",
             '#include "tersor_model.h"',
             "",
-            *_kernel_names(variant.isa, kernels),
+            *_kernel_names(variant.isa, sorted(kernels)),
             *steps,
             f"static tersor_step *const steps[] = {{{listed}}};",
             "",
@@ -88,8 +89,10 @@ def _variant_source(name: str, variant: Variant, blob: Blob) -> str:
 def _kernel_names(isa: str, kernels: Iterable[str]) -> list[str]:
     depthwise = f"tersor_depthwise_c{BLOCKS[isa]}"
     native = {kernel: f"tersor_conv_{kernel}_{isa}" for kernel in kernels} | {"depthwise": f"{depthwise}_neon"}
+    native |= {"matmul": "tersor_matmul_neon" if isa == "neon" else "tersor_matmul_dotprod"}
     portable = {kernel: f"tersor_conv_{kernel}_portable" for kernel in kernels}
     portable |= {"dense": f"tersor_conv_dense_{isa}_portable", "depthwise": f"{depthwise}_portable"}
+    portable |= {"matmul": "tersor_matmul_portable"}
     defined = [[f"#define KERNEL_{k} {names[k]}" for k in kernels] for names in (native, portable)]
     layers = [f"#define LAYER(name) name##_{kind}" for kind in ("neon", "portable")]
     return [

@@ -54,6 +54,6 @@ def _proven(step: Sum, candidate: FixedSum) -> bool:
     grids = [value for pair in zip(step.scales, step.zero_points, strict=True) for value in pair]
 
     def definition(a: Tensor, b: Tensor) -> Tensor:
-        return int_add(a, b, *grids, step.quant_min, step.quant_max)  # type: ignore[arg-type]  # scale, zero point
+        return int_add(a, b, *grids, step.quant_min, step.quant_max)  # type: ignore[arg-type, call-arg]  # scale, zero point
 
     return refute_pairs(definition, lambda a, b: candidate(step, a, b)) is None

@@ -155,8 +155,13 @@ class Planner:
 
     def _copied(self, elements: Elements, axis: int | None, border: Border, fill: int) -> Walk:
         target = self.allocate(f"copy_{len(self.buffers)}", elements.shape, axis, border, fill)
+        self.copy_into(target, elements, axis)
+        return Walk.whole(target)
+
+    def copy_into(self, target: Buffer, elements: Elements, axis: int | None) -> None:
+        """Write a value into a buffer of its shape, whose channels lie along `axis`."""
         if self._converted(elements, axis, target):
-            return Walk.whole(target)
+            return
         for value in np.unique(filled_with(elements[elements < 0])):
             self.steps.append(Fill(target.name, (), Walk.whole(target), int(value)))
         bases = np.array([buffer.base for buffer in self.buffers])
@@ -164,7 +169,6 @@ class Planner:
         sources = [self.buffers[index] for index in np.unique(owners) if index >= 0]
         parts = tuple(_part(target, source, elements) for source in sources)
         self.steps.append(Copy(target.name, tuple(map(Walk.whole, sources)), Walk.whole(target), parts))
-        return Walk.whole(target)
 
     def _converted(self, elements: Elements, axis: int | None, target: Buffer) -> bool:
         """Whether a conversion between row-major and blocked does the whole copy, of images one at a time."""

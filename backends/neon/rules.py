@@ -15,6 +15,7 @@ from tersor.ir import integer_operators as ops
 from tersor.ir.accumulators import accumulator_range
 from tersor.ir.macs import multiply_accumulates
 from tersor.ir.proofs import Requantization
+from tersor.ir.shapes import KEY
 
 from .choice import Choice, choose
 from .layout import Affine, Border
@@ -34,7 +35,6 @@ from .steps import (
     Requantize,
     Softmax,
     Sum,
-    ToBlocks,
     Walk,
 )
 from .views import Buffer
@@ -63,13 +63,13 @@ def _quantize(planner: Planner, node: fx.Node) -> None:
     planner.steps.append(QuantizeInput(node.name, (), Walk.whole(plain), index, step, *grid))
     planner.values[node] = plain.view()
     if axis is not None:
-        buffer = planner.result(node, axis)
-        planner.steps.append(ToBlocks(node.name, (Walk.whole(plain),), Walk.whole(buffer)))
+        planner.copy_into(planner.result(node, axis), plain.view(), axis)
 
 
 def _is_image(node: fx.Node) -> bool:
-    """Whether the first to read a value walks it by channels along axis 1."""
-    return any(user.target in _BY_CHANNEL or explicit_padding(user) is not None for user in node.users)
+    """Whether something that reads a value walks it by channels along axis 1."""
+    targets = _BY_CHANNEL if node.meta[KEY].dim() > 3 else _WINDOWS
+    return any(user.target in targets or explicit_padding(user) is not None for user in node.users)
 
 
 def _dequantize(planner: Planner, node: fx.Node) -> None:
@@ -333,14 +333,21 @@ def _matmul(planner: Planner, acc: fx.Node, node: fx.Node) -> None:
     shape = planner.shape(acc)
     left, right = planner.value(a), planner.value(b)  # type: ignore[arg-type]
     batch, (m, n), k = shape[:-2], shape[-2:], left.shape[-1]
-    reads = (
-        planner.read(np.broadcast_to(left, (*batch, m, k)), None),
-        planner.read(np.broadcast_to(right, (*batch, k, n)), None),
-    )
+    x = planner.read(np.broadcast_to(left, (*batch, m, k)), None)
+    whole = np.ascontiguousarray(np.broadcast_to(right, (*batch, k, n)))
+    flipped = np.ascontiguousarray(np.swapaxes(whole, -1, -2))
+    transposed = planner.in_place(whole, None) is None and planner.in_place(flipped, None) is not None
+    y = planner.read(flipped if transposed else whole, None)
+    count = int(np.prod(batch, dtype=np.int64))
+    panels = planner.allocate(f"{node.name}_panels", (count * -(-n // 16) * (64 + -(-k // 4) * 64),), None)
     buffer = planner.result(node, None)
-    sizes = int(np.prod(batch, dtype=np.int64)), m, k, n
+    given = (count, m, k, n), transposed
     zeros, grid = (integer(zero_a), integer(zero_b)), _grid(planner, node, acc, None)
-    planner.steps.append(MatMul(node.name, reads, Walk.whole(buffer), sizes, zeros, grid, macs=_macs(acc)))
+    planner.steps.append(MatMul(node.name, (y,), Walk.whole(panels), *given, True, zeros, grid))
+    reads = x, Walk.whole(panels)
+    planner.steps.append(
+        MatMul(node.name, reads, Walk.whole(buffer), *given, zero_points=zeros, requantize=grid, macs=_macs(acc))
+    )
 
 
 def _normalize(planner: Planner, acc: fx.Node, node: fx.Node) -> None:
@@ -401,7 +408,7 @@ def _max_pool(planner: Planner, node: fx.Node) -> None:
 
 
 def _softmax(planner: Planner, node: fx.Node) -> None:
-    x, exponentials, dim, numerator, zero_point, low, high = node.args
+    x, exponentials, dim, numerator, zero_point, low, high, *mask = node.args
     assert isinstance(x, fx.Node)
     shape = planner.shape(node)
     axis = integer(dim) % len(shape)
@@ -413,7 +420,18 @@ def _softmax(planner: Planner, node: fx.Node) -> None:
     assert table is not None
     rows = elements.size // shape[axis]
     grid = integer(numerator), integer(zero_point), integer(low), integer(high)
-    planner.steps.append(Softmax(node.name, (source,), Walk.whole(buffer), rows, shape[axis], table, *grid))
+    hidden = _hidden_rows(planner.constant(mask[0]), shape, axis) if mask else None
+    planner.steps.append(Softmax(node.name, (source,), Walk.whole(buffer), rows, shape[axis], table, *grid, hidden))
+
+
+def _hidden_rows(mask: np.ndarray[Any, Any] | None, shape: tuple[int, ...], axis: int) -> np.ndarray[Any, Any] | None:
+    """A mask as rows along `axis`, as many of them as differ: it repeats over leading dimensions of size 1."""
+    if mask is None:
+        return None
+    sizes = (1,) * (len(shape) - mask.ndim) + mask.shape
+    first = next((i for i, size in enumerate(sizes) if size != 1 or i == axis), len(shape) - 1)
+    whole = np.broadcast_to(mask.reshape(sizes), (*sizes[:first], *shape[first:]))
+    return np.ascontiguousarray(np.moveaxis(whole, axis, -1)).reshape(-1, shape[axis])
 
 
 _ACCUMULATORS: dict[object, Callable[[Planner, fx.Node, fx.Node], None]] = {
@@ -426,7 +444,8 @@ _ACCUMULATORS: dict[object, Callable[[Planner, fx.Node, fx.Node], None]] = {
     norms.INT_NORMALIZE: _normalize,
 }
 
-_BY_CHANNEL = frozenset({ops.INT_CONV, ops.INT_MAX_POOL, ops.INT_SUM_POOL, ops.INT_SUM, ops.INT_ADD, ops.INT_LOOKUP})
+_WINDOWS = frozenset({ops.INT_CONV, ops.INT_MAX_POOL, ops.INT_SUM_POOL})
+_BY_CHANNEL = _WINDOWS | {ops.INT_SUM, ops.INT_ADD, ops.INT_LOOKUP}
 """Operators that walk images by channels."""
 
 RULES: dict[object, Callable[[Planner, fx.Node], None]] = {

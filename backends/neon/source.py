@@ -291,12 +291,14 @@ def _cut_average(c: Context, s: CutAverage) -> list[str]:
 def _matmul(c: Context, s: MatMul) -> list[str]:
     assert s.requantize is not None
     batch, m, k, n = s.sizes
+    row, column = (1, k) if s.transposed else (n, 1)
     fields = {
-        "batch": batch, "m": m, "k": k, "n": n, "zero_a": s.zero_points[0], "zero_b": s.zero_points[1],
-        "requantize": c.requantize(s.requantize),
+        "batch": batch, "m": m, "k": k, "n": n, "b_row": row, "b_column": column,
+        "zero_a": s.zero_points[0], "zero_b": s.zero_points[1], "requantize": c.requantize(s.requantize),
     }  # fmt: skip
-    a, b, y = (c.at(walk) for walk in (*s.reads, _written(s)))
-    return [_struct("tersor_product", "product", fields), f"    tersor_layer_matmul(&product, {a}, {b}, {y}, share);"]
+    given, y = (c.at(walk) for walk in s.reads), c.at(_written(s))
+    call = "tersor_pack_product" if s.packs else "KERNEL(matmul)"
+    return [_struct("tersor_product", "product", fields), f"    {call}(&product, {', '.join(given)}, {y}, share);"]
 
 
 def _softmax(c: Context, s: Softmax) -> list[str]:
@@ -304,6 +306,8 @@ def _softmax(c: Context, s: Softmax) -> list[str]:
         "rows": s.rows, "length": s.length, "exponentials": c.constant(s.exponentials),
         "numerator": f"INT64_C({s.numerator})", "zero_point": s.zero_point, "min": s.quant_min, "max": s.quant_max,
     }  # fmt: skip
+    if s.hidden is not None:
+        fields |= {"hidden": c.constant(s.hidden.astype(np.int8)), "hidden_rows": len(s.hidden)}
     x, y = c.at(s.reads[0]), c.at(_written(s))
     return [_struct("tersor_softmax", "softmax", fields), f"    tersor_layer_softmax(&softmax, {x}, {y}, share);"]
 
@@ -326,10 +330,10 @@ def _normalize(c: Context, s: Normalize) -> list[str]:
 
 def _linear_output(c: Context, s: LinearOutput) -> list[str]:
     out, width = s.weight.shape
+    bias = fold_bias(s.bias, s.weight, s.input_zero_point)[:out]
     fields = {
-        "rows": s.rows, "in": width, "out": out, "zero_point": s.input_zero_point,
-        "shared": int(s.scale.size == 1), "weights": c.constant(s.weight),
-        "bias": c.constant(s.bias.astype(np.int32)), "scale": c.constant(s.scale),
+        "rows": s.rows, "in": width, "out": out, "shared": int(s.scale.size == 1),
+        "weights": c.constant(s.weight), "bias": c.constant(bias), "scale": c.constant(s.scale),
     }  # fmt: skip
     call = f"    tersor_layer_linear_float(&linear, {c.at(s.reads[0])}, outputs[{s.index}], share);"
     return [_struct("tersor_linear_float", "linear", fields), call]

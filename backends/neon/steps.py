@@ -172,16 +172,21 @@ class FromBlocks(Step):
 
 @dataclass(frozen=True)
 class MatMul(Step):
-    """Batched products of two row-major tensors: [batch, m, k] x [batch, k, n]."""
+    """Batched products of two tensors: [batch, m, k] x [batch, k, n]. Before it, one that `packs` the right side.
+
+    transposed: the right side lies as [batch, n, k].
+    """
 
     sizes: tuple[int, int, int, int] = (1, 1, 1, 1)
+    transposed: bool = False
+    packs: bool = False
     zero_points: tuple[int, int] = (0, 0)
     requantize: Requantize | None = None
 
 
 @dataclass(frozen=True)
 class Softmax(Step):
-    """`tersor::int_softmax` over rows that lie one after another."""
+    """`tersor::int_softmax` over rows that lie one after another. hidden: bool[some rows, length], which repeat."""
 
     rows: int = 1
     length: int = 1
@@ -190,6 +195,7 @@ class Softmax(Step):
     zero_point: int = 0
     quant_min: int = -128
     quant_max: int = 127
+    hidden: Array | None = None
 
 
 @dataclass(frozen=True)

@@ -1,46 +1,40 @@
-/* Layers on row-major tensors: products of two activations, softmax, normalization, and the last layer's floats. Integer
+/* Layers on row-major tensors: softmax, normalization, and the last layer's floats. Integer
  * arithmetic throughout; >> of a negative number rounds down, as every compiler for these machines does it. */
 #include "layers.h"
+#include "tersor_model.h"
 
-void tersor_layer_matmul(const tersor_product *p, const int8_t *a, const int8_t *b, int8_t *y, tersor_share share)
-{
-    const tersor_span rows = tersor_share_of(p->batch * p->m, share);
-    for (int32_t row = rows.begin; row < rows.end; row++) {
-        const int8_t *left = a + (ptrdiff_t)row * p->k, *right = b + (ptrdiff_t)(row / p->m) * p->k * p->n;
-        for (int32_t j = 0; j < p->n; j++) {
-            int32_t acc = 0;
-            for (int32_t i = 0; i < p->k; i++)
-                acc += (left[i] - p->zero_a) * (right[(ptrdiff_t)i * p->n + j] - p->zero_b);
-            y[(ptrdiff_t)row * p->n + j] = tersor_requantized(acc, 0, &p->requantize);
-        }
-    }
-}
+#if TERSOR_NATIVE
+#include <arm_neon.h>
+#endif
 
 static int8_t clamped(int64_t value, int32_t min, int32_t max)
 {
     return (int8_t)(value < min ? min : value > max ? max : value);
 }
 
-static void softmax_row(const tersor_softmax *s, const int8_t *x, int8_t *y)
+/* hidden: bytes that are not zero where a value is left out, or null. A row that hides all of them is all zero. */
+static void softmax_row(const tersor_softmax *s, const int8_t *hidden, const int8_t *x, int8_t *y)
 {
     int32_t most = -128;
     int64_t total = 0;
     for (int32_t i = 0; i < s->length; i++)
-        most = x[i] > most ? x[i] : most;
+        most = x[i] > most && !(hidden && hidden[i]) ? x[i] : most;
     for (int32_t i = 0; i < s->length; i++)
-        total += s->exponentials[most - x[i]];
-    const int64_t reciprocal = s->numerator / total;
+        total += hidden && hidden[i] ? 0 : s->exponentials[most - x[i]];
+    const int64_t reciprocal = s->numerator / (total ? total : 1);
     for (int32_t i = 0; i < s->length; i++) {
-        const int64_t steps = (s->exponentials[most - x[i]] * reciprocal + ((int64_t)1 << 45)) >> 46;
-        y[i] = clamped(steps + s->zero_point, s->min, s->max);
+        const int64_t term = hidden && hidden[i] ? 0 : s->exponentials[most - x[i]];
+        y[i] = clamped(((term * reciprocal + ((int64_t)1 << 45)) >> 46) + s->zero_point, s->min, s->max);
     }
 }
 
 void tersor_layer_softmax(const tersor_softmax *s, const int8_t *x, int8_t *y, tersor_share share)
 {
     const tersor_span rows = tersor_share_of(s->rows, share);
-    for (int32_t row = rows.begin; row < rows.end; row++)
-        softmax_row(s, x + (ptrdiff_t)row * s->length, y + (ptrdiff_t)row * s->length);
+    for (int32_t row = rows.begin; row < rows.end; row++) {
+        const int8_t *const hidden = s->hidden ? s->hidden + (ptrdiff_t)(row % s->hidden_rows) * s->length : NULL;
+        softmax_row(s, hidden, x + (ptrdiff_t)row * s->length, y + (ptrdiff_t)row * s->length);
+    }
 }
 
 /* The integer part of a square root, two bits a step. */
@@ -85,15 +79,29 @@ void tersor_layer_normalize(const tersor_normalization *n, const int8_t *x, int8
         normalize_row(n, x + (ptrdiff_t)row * n->length, y + (ptrdiff_t)row * n->length);
 }
 
+/* bias holds what the input's zero point takes off. Two products fit 16 bits: 2 * 128 * 127 < 2^15. */
+static int32_t dot(const int8_t *x, const int8_t *w, int32_t count)
+{
+    int32_t acc = 0, i = 0;
+#if TERSOR_NATIVE
+    int32x4_t sums = vdupq_n_s32(0);
+    for (; i + 16 <= count; i += 16) {
+        const int8x16_t a = vld1q_s8(x + i), b = vld1q_s8(w + i);
+        sums = vpadalq_s16(sums, vmlal_high_s8(vmull_s8(vget_low_s8(a), vget_low_s8(b)), a, b));
+    }
+    acc = vaddvq_s32(sums);
+#endif
+    for (; i < count; i++)
+        acc += x[i] * w[i];
+    return acc;
+}
+
 void tersor_layer_linear_float(const tersor_linear_float *l, const int8_t *x, float *y, tersor_share share)
 {
     const tersor_span channels = tersor_share_of(l->out, share);
     for (int32_t row = 0; row < l->rows; row++)
         for (int32_t channel = channels.begin; channel < channels.end; channel++) {
-            const int8_t *values = x + (ptrdiff_t)row * l->in, *w = l->weights + (ptrdiff_t)channel * l->in;
-            int32_t acc = l->bias[channel];
-            for (int32_t i = 0; i < l->in; i++)
-                acc += (values[i] - l->zero_point) * w[i];
-            y[(ptrdiff_t)row * l->out + channel] = (float)acc * l->scale[l->shared ? 0 : channel];
+            const int32_t acc = dot(x + (ptrdiff_t)row * l->in, l->weights + (ptrdiff_t)channel * l->in, l->in);
+            y[(ptrdiff_t)row * l->out + channel] = (float)(acc + l->bias[channel]) * l->scale[l->shared ? 0 : channel];
         }
 }

@@ -78,13 +78,19 @@ typedef struct {
 
 void tersor_layer_average(const tersor_window *window, const int8_t *x, int8_t *y, tersor_share share);
 
-/* Row-major. a[batch][m][k] x b[batch][k][n], acc = sum((a - za) * (b - zb)), requantized by scale[0]. */
+/* a[batch][m][k] x b[batch][k][n], acc = sum((a - za) * (b - zb)), requantized by scale[0]; a and y are row-major. b_row and
+ * b_column are the bytes from one row of b to the next and from one column, so b may lie transposed. It is packed first, into
+ * TERSOR_PANELS_SIZE(batch, k, n) bytes, aligned to 4. Up to 3 bytes behind a are read. */
+#define TERSOR_PANELS_SIZE(BATCH, K, N) ((BATCH) * (((N) + 15) / 16) * (64 + ((K) + 3) / 4 * 64))
 typedef struct {
-    int32_t batch, m, k, n, zero_a, zero_b;
+    int32_t batch, m, k, n, b_row, b_column, zero_a, zero_b;
     tersor_requantize requantize;
 } tersor_product;
 
-void tersor_layer_matmul(const tersor_product *product, const int8_t *a, const int8_t *b, int8_t *y, tersor_share share);
+typedef void tersor_product_kernel(const tersor_product *product, const int8_t *a, const int8_t *panels, int8_t *y,
+                                   tersor_share share);
+void tersor_pack_product(const tersor_product *product, const int8_t *b, int8_t *panels, tersor_share share);
+tersor_product_kernel tersor_matmul_neon, tersor_matmul_dotprod, tersor_matmul_portable;
 
 /* x[rows][length]; exponentials[256] with 20 fractional bits; numerator is round(2^46 / output scale). */
 typedef struct {
@@ -92,6 +98,8 @@ typedef struct {
     const int32_t *exponentials;
     int64_t numerator;
     int32_t zero_point, min, max;
+    const int8_t *hidden; /* not zero where a value is left out: int8[hidden_rows][length], again and again; or null */
+    int32_t hidden_rows;
 } tersor_softmax;
 
 void tersor_layer_softmax(const tersor_softmax *softmax, const int8_t *x, int8_t *y, tersor_share share);
@@ -107,10 +115,10 @@ typedef struct {
 
 void tersor_layer_normalize(const tersor_normalization *normalization, const int8_t *x, int8_t *y, tersor_share share);
 
-/* x[rows][in], weights[out][in]; y = float(sum((x - zero_point) * weight) + bias) * scale[channel], or scale[0] where
- * shared. */
+/* x[rows][in], weights[out][in]; y = float(sum(x * weight) + bias) * scale[channel], or scale[0] where shared; the bias holds
+ * what the zero point of x takes off. */
 typedef struct {
-    int32_t rows, in, out, zero_point, shared;
+    int32_t rows, in, out, shared;
     const int8_t *weights;
     const int32_t *bias;
     const float *scale;

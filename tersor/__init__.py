@@ -53,7 +53,9 @@ from tersor.passes.sparsity.permute_channels import PermuteChannels
 from tersor.passes.sparsity.regrow import Regrow
 from tersor.passes.sparsity.sparsify import Sparsify
 from tersor.passes.training.batches import ShuffledBatches
+from tersor.passes.training.born_again import BornAgain
 from tersor.passes.training.distill import Distill, Distillation
+from tersor.passes.training.distill_data_free import DistillDataFree, Source
 from tersor.passes.training.events import At
 from tersor.passes.training.features import Pair, suggest_pairs
 from tersor.passes.training.finetune import Finetune
@@ -83,6 +85,7 @@ __all__ = [
     "Block",
     "BlockCriterion",
     "BlockInfluence",
+    "BornAgain",
     "BySensitivity",
     "Bytes",
     "Calibrate",
@@ -92,6 +95,7 @@ __all__ = [
     "Criterion",
     "Decompose",
     "Distill",
+    "DistillDataFree",
     "Distillation",
     "ErdosRenyiKernel",
     "Finetune",
@@ -133,6 +137,7 @@ __all__ = [
     "Schedule",
     "Scheme",
     "ShuffledBatches",
+    "Source",
     "SparseGPT",
     "Sparsify",
     "Stage",

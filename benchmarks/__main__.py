@@ -7,7 +7,16 @@ import importlib
 
 from .results import publish
 
-NAMES = ("neon_kernels", "onnx_float_speed", "onnx_import", "pass_time", "resnet50_int8")
+NAMES = (
+    "neon_kernels",
+    "onnx_float_speed",
+    "onnx_import",
+    "pass_time",
+    "pruning_accuracy",
+    "pruning_latency",
+    "pruning_time",
+    "resnet50_int8",
+)
 
 
 def main() -> None:

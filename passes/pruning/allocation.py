@@ -16,7 +16,9 @@ from .flow import Kind
 from .groups import Group
 
 _WHOLE_KINDS = (Kind.HEADS, Kind.EXPERTS)
-_REFINEMENTS = 400
+_REFINEMENTS = 60
+_CLOSE = 1e-3
+"""How many steps behind the point are tried to fill the gap, and how small a gap is left alone."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,9 @@ class Removal:
                 low = middle + 1
         under = self.steps[:low]
         over = self.steps[: max(low - 1, forced)]
-        candidates = [under, over, self._filled(over, self.steps[low:], wanted, evaluate)]
+        candidates = [under, over]
+        if min(abs(evaluate(taken) - wanted) for taken in candidates) > _CLOSE * wanted:
+            candidates.append(self._filled(over, self.steps[low:], wanted, evaluate))
         best = min(candidates, key=lambda taken: abs(evaluate(taken) - wanted))
         return self.counts(best), evaluate(best)
 

@@ -6,11 +6,11 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, fx
 
 from tersor.ir.errors import PassError, VerificationError
 from tersor.ir.program import Program
-from tersor.ir.shapes import propagate
+from tersor.ir.shapes import KEY, propagate
 
 from ..arguments import argument, set_argument
 from .analysis import Dimensions
@@ -43,7 +43,7 @@ def cut(program: Program, found: Dimensions, keep: Mapping[Axis, Tensor]) -> Non
     _shrink_inputs(program, found, cutting)
     program.changed()
     try:
-        propagate(program)
+        propagate(program, [node for node in program.graph.nodes if _changes(found, cutting, node)])
     except VerificationError as error:
         error.within("after the cut, which is a bug of tersor")
         raise
@@ -55,6 +55,15 @@ def sliced(tensor: Tensor, axes: tuple[Axis, ...], cutting: Cutting) -> Tensor:
         if cutting.touches(axis):
             tensor = tensor.detach().index_select(dim, cutting.mask(axis).nonzero().flatten().to(tensor.device))
     return tensor
+
+
+def _changes(found: Dimensions, cutting: Cutting, node: fx.Node) -> bool:
+    """Whether a node's type has to be found again: it is new, or one of its sizes shrinks."""
+    if node not in found.values or node.op == "output":
+        return node not in found.values
+    values = found.values[node] or ()
+    each = values if values and not isinstance(values[0], Axis) else (values,)
+    return any(cutting.touches(axis) for axes in each for axis in axes)
 
 
 def _shrink_inputs(program: Program, found: Dimensions, cutting: Cutting) -> None:
@@ -73,6 +82,8 @@ def _shrink_inputs(program: Program, found: Dimensions, cutting: Cutting) -> Non
         for spec, each in zip(program.signature.inputs, axes, strict=True)
     )
     program.signature = dataclasses.replace(program.signature, inputs=specs)
+    for node, spec in zip(program.placeholders, specs, strict=True):
+        node.meta[KEY] = program.shapes.input(spec)
     if program.example is not None:
         pairs = zip(program.example, axes, strict=True)
         program.example = tuple(sliced(tensor, each, cutting) for tensor, each in pairs)

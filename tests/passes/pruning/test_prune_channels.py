@@ -134,6 +134,14 @@ def test_outputs_shrink_only_when_asked(program: ts.Program) -> None:
     assert ts.PruneChannels(ts.Channels(0.3), ranking=ts.Ranking.LOCAL, free_outputs=True)(program)(x).shape == (2, 3)
 
 
+def test_inputs_shrink_only_when_asked() -> None:
+    torch.manual_seed(0)
+    program = ts.trace(nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 3)), (torch.randn(2, 8),))
+    pruned = ts.PruneChannels(ts.Channels(0.5), ranking=ts.Ranking.LOCAL, free_inputs=True)(program)
+    assert pruned.signature.inputs[0].shape == (2, 4)
+    assert pruned(torch.randn(2, 4)).shape == (2, 3)
+
+
 def test_only_heads() -> None:
     torch.manual_seed(0)
     layer = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True)

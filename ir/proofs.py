@@ -140,7 +140,7 @@ def refute_lookup(
     definition: Callable[[Tensor], Tensor], candidate: Callable[[Tensor], Tensor]
 ) -> Counterexample | None:
     """Compare two operators of one int8 value on all 256."""
-    (values,) = _all_values(1)
+    (values,) = all_values(1)
     return _first_difference((values,), definition(values), candidate(values))
 
 
@@ -148,11 +148,12 @@ def refute_pairs(
     definition: Callable[[Tensor, Tensor], Tensor], candidate: Callable[[Tensor, Tensor], Tensor]
 ) -> Counterexample | None:
     """Compare two operators of two int8 values on all 65,536 pairs."""
-    left, right = _all_values(2)
+    left, right = all_values(2)
     return _first_difference((left, right), definition(left, right), candidate(left, right))
 
 
-def _all_values(count: int) -> tuple[Tensor, ...]:
+def all_values(count: int) -> tuple[Tensor, ...]:
+    """Every combination of that many int8 values, int8[256 ** count] each."""
     values = torch.arange(-128, 128, dtype=torch.int8)
     return tuple(axis.flatten() for axis in torch.meshgrid(*[values] * count, indexing="ij"))
 

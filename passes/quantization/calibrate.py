@@ -211,8 +211,9 @@ def _within_clamp(source: fx.Node, scale: float, zero_point: int, span: Range, k
     _, high = clamp_range(source) if source.target in _CLAMPS else (0.0, float("inf"))
     if span.high < high * (1 - 1e-3):
         return scale
-    value = torch.tensor(scale, dtype=torch.float32)
-    while (kind.qmax - zero_point) * value.item() > high:
+    steps = kind.qmax - zero_point
+    value = torch.tensor(min(scale, high / steps) if steps else scale, dtype=torch.float32)
+    while steps * value.item() > high:
         value = torch.nextafter(value, torch.tensor(0.0))
     return value.item()
 

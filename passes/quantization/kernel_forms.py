@@ -14,9 +14,12 @@ import torch
 from torch import Tensor
 
 from tersor.ir.integer_operators import int_add, int_mul, requantize
+from tersor.ir.proofs import all_values
 
 Form = Callable[["PairGrids", Tensor, Tensor], Tensor]
 _UNSIGNED = 128
+_ROUNDINGS = 16 * 2.0**-24
+"""More than the roundings to float32 of any form here add up to, as a part of the largest value on the way."""
 
 
 @dataclass(frozen=True)
@@ -91,8 +94,47 @@ def _product_steps(grids: PairGrids, a: Tensor, b: Tensor) -> tuple[tuple[Tensor
 
 aten = torch.ops.aten
 
+
+def _real_sum(grids: PairGrids, a: Tensor, b: Tensor) -> tuple[Tensor, float]:
+    (sa, sb, sc), (za, zb, zc) = grids.scales.double().tolist(), grids.zero_points
+    steps = ((a.double() - za) * sa + (b.double() - zb) * sb) / sc + zc
+    return steps, 512 * (sa + sb) / sc + 256
+
+
+def _real_product(grids: PairGrids, a: Tensor, b: Tensor) -> tuple[Tensor, float]:
+    za, zb, zc = grids.zero_points
+    multiplier = float((grids.scales[0] * grids.scales[1]) / grids.scales[2])
+    return (a.double() - za) * (b.double() - zb) * multiplier + zc, 1024.0
+
+
 FORMS: dict[object, tuple[Form, ...]] = {
     aten.add.Tensor: (defined_sum, fused_sum, separate_sum),
     aten.mul.Tensor: (defined_product, separate_product, fused_product),
 }
 """By operator: the definition, then the others."""
+
+_REAL: dict[object, Callable[[PairGrids, Tensor, Tensor], tuple[Tensor, float]]] = {
+    aten.add.Tensor: _real_sum,
+    aten.mul.Tensor: _real_product,
+}
+"""The real result in steps of the output grid, and the largest value on the way to one that is not clamped."""
+
+
+def agree(operator: object, grids: PairGrids) -> bool:
+    """Whether all forms of an operator give the same for all 65,536 pairs.
+
+    They round the same real value. Where that is further from a tie than their floats can be from it, or beyond the
+    grid, all give the same; the pairs that are left, some hundred, are computed.
+    """
+    a, b = _near_ties(operator, grids)
+    definition, *others = (form(grids, a, b) for form in FORMS[operator])
+    return all(torch.equal(definition, other) for other in others)
+
+
+def _near_ties(operator: object, grids: PairGrids) -> tuple[Tensor, Tensor]:
+    a, b = all_values(2)
+    steps, largest = _REAL[operator](grids, a, b)
+    slack = _ROUNDINGS * largest
+    near = ((steps - steps.floor()) - 0.5).abs() <= slack
+    near &= (steps > grids.quant_min - 1) & (steps < grids.quant_max + 1)
+    return a[near], b[near]

@@ -179,7 +179,9 @@ class _Placer:
             return source
         if source in self.users and self.users[source] is None:
             return source
-        while self.roles[value] in CARRIERS and isinstance(value.args[0], fx.Node) and len(value.args[0].users) == 1:
+        while self.roles[value] in CARRIERS and isinstance(value.args[0], fx.Node):
+            if len(value.args[0].users) > 1 and not self.everything:
+                break
             user, value = value, value.args[0]
         readers = self.users.setdefault(value, [])
         if readers is not None and user not in readers:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import ClassVar
 
 import torch
@@ -13,14 +12,13 @@ from torch import fx
 
 from tersor.ir.integer_stage import is_lowered
 from tersor.ir.program import Program
-from tersor.ir.proofs import refute_pairs
 from tersor.ir.stage import Stage
 
 from ..base import Pass, PassResult, Promise
 from ..progress import track
 from .calibrate import grid_behind
 from .integer_grid import IntegerGrid
-from .kernel_forms import FORMS, PairGrids
+from .kernel_forms import FORMS, PairGrids, agree
 from .roles import Role, clamp_range, operands, role_of
 
 _NUDGE = 2.0**-13
@@ -53,7 +51,7 @@ class SettleGrids(Pass):
             moved |= changed
             if not changed:
                 break
-        open_ = [pair.node.name for pair in pairs if not _agree(pair.grids(program), pair.node)]
+        open_ = [pair.node.name for pair in pairs if not pair.agrees(program)]
         notes = [f"{len(pairs)} sums and products, {len(moved)} scales moved"] if pairs else []
         if open_:
             notes.append(f"kernels may part by a step: {', '.join(open_)}")
@@ -61,12 +59,12 @@ class SettleGrids(Pass):
 
     def _settle(self, program: Program, pair: _Pair) -> bool:
         """Whether the pair's output scale was moved: up, or down where a clamp ends the grid."""
-        if _agree(pair.grids(program), pair.node):
+        if pair.agrees(program):
             return False
         scale = program.tensor(pair.output.scale).detach()
         for step in range(1, self.most + 1):
             program.set_tensor(pair.output.scale, (scale * (1 + pair.direction * step * _NUDGE)).float())
-            if _agree(pair.grids(program), pair.node):
+            if pair.agrees(program):
                 return True
         program.set_tensor(pair.output.scale, scale)
         return False
@@ -81,17 +79,13 @@ class _Pair:
     output: IntegerGrid
     direction: int
 
-    def grids(self, program: Program) -> PairGrids:
+    def agrees(self, program: Program) -> bool:
+        """Whether every kernel gives the same bits."""
         every = (*self.inputs, self.output)
         scales = torch.stack([grid.step(program) for grid in every])
         left, right, result = (grid.zero_point for grid in every)
-        return PairGrids(scales, (left, right, result), self.output.quant_min, self.output.quant_max)
-
-
-def _agree(grids: PairGrids, node: fx.Node) -> bool:
-    definition, *others = FORMS[node.target]
-    forms = [partial(form, grids) for form in (definition, *others)]
-    return all(refute_pairs(forms[0], form) is None for form in forms[1:])
+        grids = PairGrids(scales, (left, right, result), self.output.quant_min, self.output.quant_max)
+        return agree(self.node.target, grids)
 
 
 def _pairs(program: Program) -> Iterator[_Pair]:

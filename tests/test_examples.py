@@ -21,6 +21,16 @@ def test_an_example_prints_a_graph_and_a_report(name: str) -> None:
     assert "promise" in done.stdout
 
 
+@pytest.mark.slow
+def test_pruning_in_steps_prints_every_score() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "examples.prune_channels"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("score") == 3
+    assert float(done.stdout.split()[-1]) > 0.9
+
+
 def test_the_demo_prints_its_table(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "examples.demo", str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=False

@@ -16,6 +16,7 @@ NAMES = (
     "pruning_latency",
     "pruning_time",
     "resnet50_int8",
+    "tensorrt_engines",
 )
 
 

@@ -52,6 +52,15 @@ def _precision(row: LayerRow) -> str:
     return "w4" if row.weights == "int4" else row.activations or "unknown"
 
 
+def types_of_products(kernels: Iterable[Kernel]) -> dict[str, tuple[str, str]]:
+    """By ONNX node, the types of the weights and activations that the kernel for it multiplies."""
+    found: dict[str, tuple[str, str]] = {}
+    for kernel in kernels:
+        if _multiplies(kernel):
+            found.update(dict.fromkeys(kernel.layers, _operands(kernel)))
+    return found
+
+
 def sparsity_note(program: Program, rows: Iterable[LayerRow]) -> str | None:
     """How many weights are 2:4 sparse, large enough for sparse kernels, and stored sparse; None where none is."""
     names = [name for name, pattern in program.sparsity.items() if pattern == NM(2, 4)]

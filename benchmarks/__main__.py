@@ -15,6 +15,7 @@ NAMES = (
     "pruning_accuracy",
     "pruning_latency",
     "pruning_time",
+    "quantization",
     "resnet50_int8",
     "tensorrt_engines",
 )

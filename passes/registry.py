@@ -10,6 +10,7 @@ PASSES: Registry[Pass] = Registry(
     "pass",
     Pass,  # type: ignore[type-abstract]  # looked up, never instantiated
     {
+        "apply_precision": "tersor.passes.quantization.apply_precision:ApplyPrecision",
         "awq": "tersor.passes.quantization.awq:AWQ",
         "bind_dimensions": "tersor.passes.rewriting.bind_dimensions:BindDimensions",
         "born_again": "tersor.passes.training.born_again:BornAgain",

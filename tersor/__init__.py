@@ -37,9 +37,11 @@ from tersor.passes.pruning.groups import Group
 from tersor.passes.pruning.prune_channels import PruneChannels, Ranking
 from tersor.passes.pruning.remove_blocks import BlockCriterion, BlockInfluence, RemoveBlocks
 from tersor.passes.pruning.targets import Bytes, Channels, Latency, Macs, Parameters
+from tersor.passes.quantization.apply_precision import ApplyPrecision
 from tersor.passes.quantization.calibrate import Calibrate
 from tersor.passes.quantization.insert_fake_quant import InsertFakeQuant
 from tersor.passes.quantization.placement import Coverage
+from tersor.passes.quantization.precision_plan import PrecisionPlan
 from tersor.passes.quantization.quantize import Quantize
 from tersor.passes.quantization.quantize_dynamic import QuantizeDynamic
 from tersor.passes.quantization.quantize_weights import QuantizeWeights
@@ -65,6 +67,7 @@ from tersor.passes.training.train_quantized import Ranges, TrainQuantized
 from .analysis import Analysis, analyze
 from .latency import latency_table
 from .lowering import compress, load, load_onnx, lower
+from .precision_search import LayerLatency, WeightBytes, search_precision
 
 __version__ = "0.1.0"
 
@@ -77,6 +80,7 @@ __all__ = [
     "W4A8",
     "ActivationVariance",
     "Analysis",
+    "ApplyPrecision",
     "Artifact",
     "At",
     "Backend",
@@ -107,6 +111,7 @@ __all__ = [
     "InsertFakeQuant",
     "Kind",
     "Latency",
+    "LayerLatency",
     "Macs",
     "Magnitude",
     "Observer",
@@ -120,6 +125,7 @@ __all__ = [
     "PermuteChannels",
     "PipelineResult",
     "Precision",
+    "PrecisionPlan",
     "Program",
     "Promise",
     "PruneChannels",
@@ -149,6 +155,7 @@ __all__ = [
     "Unstructured",
     "Unsupported",
     "Wanda",
+    "WeightBytes",
     "WeightCriterion",
     "WeightGradient",
     "WeightMagnitude",
@@ -159,6 +166,7 @@ __all__ = [
     "load",
     "load_onnx",
     "lower",
+    "search_precision",
     "suggest_pairs",
     "trace",
 ]

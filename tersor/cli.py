@@ -25,6 +25,7 @@ from tersor.passes.report import quantity
 
 from . import __version__, analysis
 from .lowering import lower, resolve
+from .precision_search import LayerLatency, WeightBytes, search_precision
 from .recipe import load_recipe, ready_recipes
 from .sources import data_or_example, load_data, load_program, parse_dynamic
 from .timing import measure, table, torch_threads
@@ -184,6 +185,42 @@ def analyze(
     Console().print(found)
     if picture is not None:
         click.echo(f"written to {picture}")
+
+
+@cli.command()
+@click.argument("model")
+@click.option("--data", "-d", metavar="MODULE:FUNCTION", required=True, help="Calibration batches.")
+@click.option("--batches", type=click.IntRange(1), default=16, show_default=True, help="Batches used of the data.")
+@click.option("--sqnr", type=float, default=30.0, show_default=True, help="The budget: dB at the outputs.")
+@click.option("--cost", type=click.Choice(["bytes", "latency"]), default="bytes", show_default=True)
+@click.option("--target", "-t", default="onnxruntime", show_default=True, help="Where latency is measured.")
+@click.option("--out", "-o", type=click.Path(dir_okay=False, path_type=Path), required=True, help="The plan's file.")
+@dynamic_option
+@as_json
+def plan(
+    model: str,
+    data: str,
+    batches: int,
+    sqnr: float,
+    cost: str,
+    target: str,
+    out: Path,
+    dynamic: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Choose each layer's precision: the cheapest that keeps the outputs of MODEL within a budget.
+
+    Writes a plan to read, edit and replay, by a recipe with `apply_precision: {plan: plan.yaml}`.
+    """
+    judge = WeightBytes() if cost == "bytes" else LayerLatency(resolve(target))
+    calibration = list(islice(load_data(data), batches))
+    found = search_precision(load_program(model, parse_dynamic(dynamic)), calibration, sqnr=sqnr, cost=judge)
+    found.save(out)
+    if as_json:
+        layers = {name: precision.value for name, precision in found.layers.items()}
+        _print_json({"layers": layers, "sqnr": found.sqnr, "cost": found.cost, "unit": found.unit, "out": str(out)})
+        return
+    click.echo(f"{found.text(out.name)}written to {out}")
 
 
 @cli.command()

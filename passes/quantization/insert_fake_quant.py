@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from torch import fx
@@ -35,6 +35,9 @@ class InsertFakeQuant(Pass):
     operators: only these, as `("conv2d", "linear")`; empty means all that have a role.
     skip: regular expressions of node names or module paths that stay float, as `("classifier", r"layers\\.0\\..*")`.
 
+    only: patterns of the layers with weights that are quantized, the others staying float; empty means all.
+    symmetric: patterns of layers that read activations with zero point 0, whatever the scheme says.
+
     Raises PassError where an entry of `operators` or `skip` matches nothing, or nothing is left to quantize.
     """
 
@@ -46,11 +49,13 @@ class InsertFakeQuant(Pass):
     coverage: Coverage = Coverage.FASTEST
     operators: tuple[str, ...] = ()
     skip: tuple[str, ...] = ()
+    only: tuple[str, ...] = ()
+    symmetric: tuple[str, ...] = ()
 
     def run(self, program: Program) -> PassResult:
         """Insert the observers."""
         self._refuse_unmatched(program)
-        plan = place(program, self.coverage, self.operators, self.skip)
+        plan = place(program, self.coverage, self.operators, self.skip, self.only)
         if not any(role is Role.COMPUTE for role in plan.quantized.values()):
             raise PassError(
                 "there is nothing to quantize",
@@ -72,13 +77,16 @@ class InsertFakeQuant(Pass):
             if not any(operator_of(node) == name for node in calls):
                 known = sorted({operator_of(node) for node in calls if role_of(program, node) is not Role.FLOAT})
                 raise PassError(f"operators={name!r} is not in the program", expected=f"among {', '.join(known)}")
-        for pattern in self.skip:
-            if not any(matches(node, pattern) for node in calls):
-                raise PassError(f"skip={pattern!r} matches no node and no module", hint="see `print(program)`")
+        for option, patterns in (("skip", self.skip), ("only", self.only), ("symmetric", self.symmetric)):
+            for pattern in patterns:
+                if not any(matches(node, pattern) for node in calls):
+                    raise PassError(f"{option}={pattern!r} matches no node and no module", hint="see `print(program)`")
 
     def _observe_activation(self, program: Program, spot: Place) -> None:
         users = tuple(spot.node.users) if spot.users is None else spot.users
         kind = self.scheme.activation
+        if self.symmetric and any(matches(user, pattern) for user in users for pattern in self.symmetric):
+            kind = replace(kind, symmetric=True)
         with program.graph.inserting_after(_last_input(spot.node)):
             observed = _observe(program, spot.node, spot.group, None, kind)
         for user in users:

@@ -30,21 +30,23 @@ class InsertWeightBlocks(Pass):
     searched for the least squared error of its values. Activations stay float, so no data is needed.
 
     scheme: bits, block, symmetry. skip: as for `InsertFakeQuant`; a weight is left where one of its readers matches.
+    only: patterns of which one of a weight's readers has to match one; empty means all.
 
     Raises PassError where nothing is left to quantize, CalibrationError where a weight is not finite.
     """
 
-    takes: ClassVar[frozenset[Stage]] = frozenset({Stage.FLOAT})
+    takes: ClassVar[frozenset[Stage]] = frozenset({Stage.FLOAT, Stage.FAKE_QUANT})
     gives: ClassVar[Stage | None] = Stage.FAKE_QUANT
     promise: ClassVar[Promise] = Promise.APPROXIMATE
 
     scheme: BlockScheme = INT4_BLOCKS
     skip: tuple[str, ...] = ()
+    only: tuple[str, ...] = ()
 
     def run(self, program: Program) -> PassResult:
         """Insert the grids."""
         self._refuse_unmatched(program)
-        weights = [w for w in block_weights(program) if not any(matches(n, p) for n in w.users for p in self.skip)]
+        weights = [weight for weight in block_weights(program) if self._wanted(weight)]
         if not weights:
             raise PassError("there is no weight to quantize", expected="a linear with a constant weight")
         values = 0
@@ -53,10 +55,15 @@ class InsertWeightBlocks(Pass):
             values += program.tensor(str(weight.read.target)).numel()
         return PassResult(program, True, (f"{len(weights)} weights of {values:,} values: {self.scheme}",))
 
+    def _wanted(self, weight: BlockWeight) -> bool:
+        if any(matches(user, pattern) for user in weight.users for pattern in self.skip):
+            return False
+        return not self.only or any(matches(user, pattern) for user in weight.users for pattern in self.only)
+
     def _refuse_unmatched(self, program: Program) -> None:
-        for pattern in self.skip:
+        for pattern in (*self.skip, *self.only):
             if not any(matches(node, pattern) for node in program.graph.nodes if node.op == "call_function"):
-                raise PassError(f"skip={pattern!r} matches no node and no module", hint="see `print(program)`")
+                raise PassError(f"{pattern!r} matches no node and no module", hint="see `print(program)`")
 
     def _place(self, program: Program, weight: BlockWeight) -> fx.Node:
         name = str(weight.read.target)

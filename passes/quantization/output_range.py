@@ -62,7 +62,7 @@ class Readers:
                 exact = _run(node, value, weight, bias)
                 power = float(exact.square().sum()) or 1.0
                 for index, candidate in enumerate(candidates):
-                    found = _run(node, _quantized(value, candidate, kind), weight, bias)
+                    found = _run(node, quantized_within(value, candidate, kind), weight, bias)
                     errors[index] += float((found - exact).square().sum()) / power
         best = errors.index(min(errors))
         return candidates[best] if errors[best] < _WORTH * errors[0] else candidates[0]
@@ -100,7 +100,8 @@ def _run(node: fx.Node, value: Tensor, weight: Tensor, bias: Tensor | None) -> T
     return result
 
 
-def _quantized(value: Tensor, span: Range, kind: QuantType) -> Tensor:
+def quantized_within(value: Tensor, span: Range, kind: QuantType) -> Tensor:
+    """Values rounded to the grid over a range, per tensor."""
     scale, zero = grid(span, kind)
     steps = quantize_to_grid(value, torch.tensor(scale), torch.tensor(zero), None, kind.qmin, kind.qmax)
     return steps.sub_(zero).mul_(scale)

@@ -52,22 +52,36 @@ class Placement:
     places: list[Place] = field(default_factory=list)
 
 
-def place(program: Program, coverage: Coverage, operators: Sequence[str], skip: Sequence[str]) -> Placement:
+def place(
+    program: Program,
+    coverage: Coverage,
+    operators: Sequence[str] = (),
+    skip: Sequence[str] = (),
+    only: Sequence[str] = (),
+) -> Placement:
     """Plan the grids of a float program. Changes nothing.
 
     operators: names such as `conv2d`, which alone may be quantized; empty means all.
-    skip: regular expressions; a node is left float where one matches its name or its module's path whole.
+    skip: patterns of nodes that are left float (see `matches`).
+    only: patterns of which layers with weights have to match one; empty means all.
     """
-    return _Placer(program, coverage, operators, skip).plan()
+    return _Placer(program, coverage, operators, skip, only).plan()
 
 
 class _Placer:
-    def __init__(self, program: Program, coverage: Coverage, operators: Sequence[str], skip: Sequence[str]) -> None:
+    def __init__(
+        self,
+        program: Program,
+        coverage: Coverage,
+        operators: Sequence[str],
+        skip: Sequence[str],
+        only: Sequence[str],
+    ) -> None:
         self.program = program
         self.nodes = list(program.graph.nodes)
         self.roles = {node: role_of(program, node) for node in self.nodes}
         allowed = {node for node in self.nodes if _chosen(node, operators, skip)}
-        self.compute = {n for n in self.nodes if self.roles[n] is Role.COMPUTE and n in allowed}
+        self.compute = {n for n in self.nodes if self.roles[n] is Role.COMPUTE and n in allowed and _named(n, only)}
         self.everything = coverage is Coverage.EVERYTHING
         self.fused = {n for n in allowed if self.everything and self._scales_accumulators(n, allowed)}
         between = {n for n in self.nodes if n in allowed and self._can_stand_between(n)} - self.fused
@@ -205,10 +219,20 @@ def operator_of(node: fx.Node) -> str:
 
 
 def matches(node: fx.Node, pattern: str) -> bool:
-    """Whether a regular expression matches the node's name, or the path of the module that it came from, whole."""
+    """Whether a pattern matches a node.
+
+    `%name` is the node of that name. Anything else is a regular expression that has to match the whole of the node's
+    name, or of the path of the module that it came from.
+    """
+    if pattern.startswith("%"):
+        return node.name == pattern[1:]
     origin = Origin.of(node)
     names = (node.name, origin.module if origin is not None else "")
     return any(re.fullmatch(pattern, name) for name in names if name)
+
+
+def _named(node: fx.Node, only: Sequence[str]) -> bool:
+    return not only or any(matches(node, pattern) for pattern in only)
 
 
 def _chosen(node: fx.Node, operators: Sequence[str], skip: Sequence[str]) -> bool:

@@ -42,6 +42,7 @@ class SmoothQuant(Pass):
     batches: as for `Calibrate`; the first `count` are read.
     scheme: the grids that the error is judged on. alphas: those tried, beside doing nothing.
     insert: whether a multiplication may be inserted. skip: as for `InsertFakeQuant`; such linears are left out.
+    only: patterns of which all readers of a value have to match one; empty means all.
 
     Raises CalibrationError where data is missing, empty or not finite.
     """
@@ -55,6 +56,7 @@ class SmoothQuant(Pass):
     alphas: tuple[float, ...] = ALPHAS
     insert: bool = True
     skip: tuple[str, ...] = ()
+    only: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.alphas or not all(0 <= alpha <= 1 for alpha in self.alphas):
@@ -62,9 +64,7 @@ class SmoothQuant(Pass):
 
     def run(self, program: Program) -> PassResult:
         """Smooth every value that gains by it."""
-        sites = [
-            site for site in linear_sites(program) if not any(matches(r, p) for r in site.readers for p in self.skip)
-        ]
+        sites = [site for site in linear_sites(program) if self._wanted(site)]
         if not sites:
             return PassResult(program, False, ("no linear layers: nothing to smooth",))
         samples = read_rows(program, [site.value for site in sites], self.batches, self.count)
@@ -78,6 +78,11 @@ class SmoothQuant(Pass):
                 smoothed += 1
                 migrate(program, site, found[1])
         return PassResult(program, bool(smoothed), _notes(len(sites), smoothed, inserted, alphas))
+
+    def _wanted(self, site: Site) -> bool:
+        if any(matches(reader, pattern) for reader in site.readers for pattern in self.skip):
+            return False
+        return not self.only or all(any(matches(r, pattern) for pattern in self.only) for r in site.readers)
 
     def _search(self, program: Program, site: Site, rows: Rows) -> tuple[float, Tensor] | None:
         """The alpha and the factors with the least error, where they gain enough."""

@@ -1,0 +1,1 @@
+../../../tersor/precision_search.py

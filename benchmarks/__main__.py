@@ -18,6 +18,9 @@ NAMES = (
     "quantization",
     "resnet50_int8",
     "tensorrt_engines",
+    "training_distillation",
+    "training_pruning",
+    "training_quantization",
 )
 
 

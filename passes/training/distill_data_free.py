@@ -74,7 +74,7 @@ class DistillDataFree(Pass):
         )
     )
     temperature: float = 4.0
-    statistics: float = 1.0
+    statistics: float = 5.0
     smooth: float = 0.01
     rivalry: float = 0.1
 

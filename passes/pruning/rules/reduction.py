@@ -49,6 +49,14 @@ def reduce(flow: Flow, node: fx.Node) -> Any:
     return result if isinstance(node.meta[KEY], torch.Tensor) else (result,) * len(node.meta[KEY])
 
 
+def deviation(flow: Flow, node: fx.Node) -> Axes:
+    """var, std: statistics are of what is left, which has to be two values where they are divided by one less."""
+    axes = flow.of(node.args[0])
+    for dim in _reduced_dims(node, len(axes)):
+        flow.at_least(axes[dim], min(2, axes[dim].size), node)
+    return _remaining(flow, node, axes, _reduced_dims(node, len(axes)))
+
+
 def mean(flow: Flow, node: fx.Node) -> Axes:
     """A mean over channels keeps its divisor: it becomes a sum over as many as there were."""
     axes = flow.of(node.args[0])
@@ -225,10 +233,10 @@ TABLE: dict[Any, Rule] = {
     aten.min.default: reduce,
     aten.mean.dim: mean,
     aten.mean.default: mean,
-    aten.var.correction: reduce,
-    aten.std.correction: reduce,
-    aten.var.dim: reduce,
-    aten.std.dim: reduce,
+    aten.var.correction: deviation,
+    aten.std.correction: deviation,
+    aten.var.dim: deviation,
+    aten.std.dim: deviation,
     aten.prod.dim_int: whole,
     aten.prod.default: whole,
     aten.all.default: whole,

@@ -98,13 +98,22 @@ def group_norm(node: fx.Node, mask: Tensor, x: Tensor, args: Sequence[Any]) -> T
     return y if bias is None else y + bias.reshape(shape)
 
 
+def instance_norm(node: fx.Node, mask: Tensor, x: Tensor, args: Sequence[Any]) -> Tensor:
+    weight, bias, eps = args[1], args[2], args[7]
+    mean, variance = moments(x, mask, range(2, x.dim()))
+    shape = [1, -1] + [1] * (x.dim() - 2)
+    y = (x - mean) / torch.sqrt(variance + eps)
+    y = y if weight is None else y * weight.reshape(shape)
+    return y if bias is None else y + bias.reshape(shape)
+
+
 def deviation(root: bool) -> Callable[..., Tensor]:
     def rule(node: fx.Node, mask: Tensor, x: Tensor, args: Sequence[Any]) -> Tensor:
         dims = argument(node, "dim")
-        correction = argument(node, "correction")
+        given = argument(node, "unbiased" if node.target in (aten.var.dim, aten.std.dim) else "correction")
         count = mask.sum(dims, keepdim=True)
         _, variance = moments(x, mask, dims)
-        found = variance * count / (count - (1 if correction is None else correction))
+        found: Tensor = variance * count / (count - (1 if given is None else int(given)))
         found = found if argument(node, "keepdim") else found.squeeze(dims)
         return found.sqrt() if root else found
 
@@ -114,6 +123,7 @@ def deviation(root: bool) -> Callable[..., Tensor]:
 STATISTICS: dict[str, Callable[..., Tensor]] = {
     "layer_norm": layer_norm,
     "group_norm": group_norm,
+    "instance_norm": instance_norm,
     "var": deviation(False),
     "std": deviation(True),
 }

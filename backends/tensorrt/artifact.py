@@ -11,12 +11,13 @@ from rich.table import Table
 from torch import Tensor
 
 from tersor.ir.errors import ArchiveError, LoweringError, MissingDependencyError
+from tersor.ir.program import Program
 from tersor.ir.signature import Signature
 
 from ..base import Artifact, LoweringReport
 from ..manifest import read_manifest
 from .build_engine import INSTALL, find_package, gpu_capability
-from .engine_file import NAME, PLAN, EngineInfo, LayerRow, misfits, read_info
+from .engine_file import NAME, PLAN, EngineInfo, LayerRow, misfits, program_digest, read_info
 from .execution import EngineRunner, load_engine
 from .layered import build_layered, run_onnx
 
@@ -87,18 +88,36 @@ class TensorRTArtifact(Artifact):
     def layers(self, inputs: Sequence[Tensor]) -> Iterator[tuple[str, Tensor]]:
         """Every float value inside under its node's name, by an engine built here that gives them all."""
         self._require_gpu()
-        yield from build_layered(self.model, self.info).run_named(inputs)
+        names = [spec.name for spec in self.signature.inputs]
+        yield from build_layered(self.model, self.info, names).run_named(inputs)
 
     def run_onnx(self, *args: Any, **kwargs: Any) -> Any:
         """Run the ONNX file in ONNX Runtime on the CPU: the same numbers up to rounding, where there is no GPU."""
         outputs = run_onnx(self.model, self.signature.flatten(args, kwargs))
         return self.signature.outputs.unflatten(iter(outputs))
 
+    def check_source(self, program: Program) -> None:
+        """Raise ArchiveError where the engine was built from another program than this one."""
+        from .backend import TensorRT
+
+        if self.info is None:
+            return
+        if program.signature != self.signature:
+            expected, found = program.signature.describe(), self.signature.describe()
+            raise ArchiveError("the engine takes other inputs than the program", expected=expected, found=found)
+        for step in TensorRT().passes():
+            program = step(program)
+        found = program_digest(program)
+        if found != self.info.program:
+            hint = "lower the program again"
+            raise ArchiveError("the engine is of another program", expected=found, found=self.info.program, hint=hint)
+
     @cached_property
     def runner(self) -> EngineRunner:
         """The engine on the GPU."""
         trt = self._require_gpu()
-        return EngineRunner(trt, load_engine(trt, self.engine))
+        names = [spec.name for spec in self.signature.inputs]
+        return EngineRunner(trt, load_engine(trt, self.engine), names, self.signature.output_names)
 
     def _require_gpu(self) -> Any:
         """The package to run with, once the engine is known to fit."""

@@ -48,17 +48,38 @@ def load_engine(trt: Any, path: Path) -> Any:
 class EngineRunner:
     """An engine with its execution context and stream.
 
-    device: where inputs are moved to and outputs are made. graphs: capture the launches into a CUDA graph once, and
-    replay it, where no shape is dynamic.
+    inputs, outputs: their names in the order of the program, some of which the engine may not read; None takes the
+        engine's own order.
+    device: where inputs are moved to and outputs are made.
+    graphs: capture the launches into a CUDA graph once, and replay it, where no shape is dynamic.
     """
 
-    def __init__(self, trt: Any, engine: Any, device: str = "cuda", graphs: bool = True) -> None:
+    def __init__(
+        self,
+        trt: Any,
+        engine: Any,
+        inputs: Sequence[str] | None = None,
+        outputs: Sequence[str] | None = None,
+        *,
+        device: str = "cuda",
+        graphs: bool = True,
+    ) -> None:
         self.engine, self.device = engine, torch.device(device)
         self.context = engine.create_execution_context()
         names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
         modes = {name: engine.get_tensor_mode(name) for name in names}
-        self.inputs = [name for name in names if modes[name] == trt.TensorIOMode.INPUT]
-        self.outputs = [name for name in names if modes[name] == trt.TensorIOMode.OUTPUT]
+        read = [name for name in names if modes[name] == trt.TensorIOMode.INPUT]
+        self.given = read if inputs is None else list(inputs)
+        self.inputs = [name for name in self.given if name in read]
+        made = [name for name in names if modes[name] == trt.TensorIOMode.OUTPUT]
+        self.outputs = made if outputs is None else list(outputs)
+        if set(self.inputs) != set(read) or set(self.outputs) != set(made):
+            raise ArchiveError(
+                "the engine's tensors are not the program's",
+                expected=f"{', '.join(self.given)} to {', '.join(self.outputs)}",
+                found=f"{', '.join(read)} to {', '.join(made)}",
+                hint="lower the program again",
+            )
         self.static = all(-1 not in tuple(engine.get_tensor_shape(name)) for name in names)
         self._stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
         self._graph = _Graph(self) if graphs and self.static and self._stream is not None else None
@@ -66,7 +87,7 @@ class EngineRunner:
     def run(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         """Run; outputs are where the first input is. Raises SignatureError where no profile takes the shapes."""
         home = inputs[0].device if inputs else self.device
-        placed = [self._placed(name, tensor) for name, tensor in zip(self.inputs, inputs, strict=True)]
+        placed = self._place(inputs)
         outputs = self.launch(placed) if self._graph is None else self._graph.run(placed)
         return [output.to(home) for output in outputs]
 
@@ -76,7 +97,7 @@ class EngineRunner:
 
     def latency(self, inputs: Sequence[Tensor]) -> float:
         """Seconds that the GPU takes for one run on inputs that are there already."""
-        placed = [self._placed(name, tensor) for name, tensor in zip(self.inputs, inputs, strict=True)]
+        placed = self._place(inputs)
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         if self._graph is None:
             start.record()
@@ -113,6 +134,12 @@ class EngineRunner:
     def _execute(self, stream: int) -> None:
         if not self.context.execute_async_v3(stream):
             raise ArchiveError("TensorRT failed while running the engine", hint="see what it wrote to stderr")
+
+    def _place(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        """The inputs that the engine reads, on its device, of its types."""
+        read = frozenset(self.inputs)
+        pairs = zip(self.given, inputs, strict=True)
+        return [self._placed(name, tensor) for name, tensor in pairs if name in read]
 
     def _placed(self, name: str, tensor: Tensor) -> Tensor:
         return tensor.detach().to(self.device, _DTYPES[self.engine.get_tensor_dtype(name).name]).contiguous()

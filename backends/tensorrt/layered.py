@@ -41,7 +41,7 @@ def _is_made(graph: onnx.GraphProto, info: onnx.ValueInfoProto) -> bool:
     return node is not None and not stored.issuperset(node.input)
 
 
-def build_layered(model: Path, info: EngineInfo | None) -> EngineRunner:
+def build_layered(model: Path, info: EngineInfo | None, inputs: Sequence[str]) -> EngineRunner:
     """An engine that gives every value, built for the GPU here. Raises LoweringError."""
     assert info is not None
     with tempfile.TemporaryDirectory() as scratch:
@@ -54,7 +54,7 @@ def build_layered(model: Path, info: EngineInfo | None) -> EngineRunner:
         if done.returncode:
             raise LoweringError("TensorRT could not build an engine that shows its layers", found=done.stdout[-2000:])
         trt = find_package(info.package, gpu=True)
-        return EngineRunner(trt, load_engine(trt, folder / request["engine"]), graphs=False)
+        return EngineRunner(trt, load_engine(trt, folder / request["engine"]), inputs, graphs=False)
 
 
 def run_onnx(model: Path, inputs: Sequence[Tensor]) -> list[Tensor]:

@@ -20,7 +20,7 @@ from tersor.backends.tensorrt.artifact import TensorRTArtifact
 from tersor.backends.tensorrt.backend import Attention, Builder, Precision, TensorRT
 from tersor.backends.tensorrt.plan import kernels_of_plan
 from tersor.frontends.torch_export import trace
-from tersor.ir.errors import LoweringError
+from tersor.ir.errors import ArchiveError, LoweringError
 from tersor.ir.operators import FAKE_QUANTIZE, quantize_to_grid
 from tersor.ir.program import Program
 from tersor.ir.quantization import INT8_SYMMETRIC
@@ -139,6 +139,16 @@ def test_opened_again_it_is_the_same(built: TensorRTArtifact) -> None:
     opened = TensorRT.open(built.path)
     assert (opened.info, opened.report, opened.signature) == (built.info, built.report, built.signature)
     assert "100.0%" in str(opened.table().title)
+
+
+def test_the_engine_knows_the_program_that_it_is_of(built: TensorRTArtifact) -> None:
+    built.check_source(quantized())
+    other = quantized().copy()
+    other.set_tensor("head.weight", other.tensor("head.weight") * 1.01)
+    with pytest.raises(ArchiveError, match="of another program"):
+        built.check_source(other)
+    with pytest.raises(ArchiveError, match="takes other inputs"):
+        built.check_source(quantized("linears"))
 
 
 def test_the_script_alone_builds_the_same_engine(tmp_path: Path) -> None:

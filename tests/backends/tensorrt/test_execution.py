@@ -18,6 +18,7 @@ from tersor.backends.tensorrt.artifact import TensorRTArtifact
 from tersor.backends.tensorrt.backend import Builder, Sizes, TensorRT
 from tersor.backends.tensorrt.execution import EngineRunner
 from tersor.backends.tensorrt.layered import write_layered
+from tersor.frontends.torch_export import trace
 from tersor.ir.errors import ArchiveError, SignatureError
 from tersor.lowering import lower
 from tersor.passes.compare import difference
@@ -170,6 +171,40 @@ def test_static_shapes_are_known_to_be(tmp_path: Path) -> None:
     assert runner.static
     x = torch.randn(4, 64)
     torch.testing.assert_close(runner.run([x])[0], artifact.run_onnx(x))
+
+
+class Two(torch.nn.Module):
+    """The middle input is read by nothing."""
+
+    def forward(self, b: Tensor, unread: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.tanh(b), a + 1
+
+
+def test_inputs_and_outputs_are_the_program_s_by_name(tmp_path: Path) -> None:
+    parts = torch.randn(2, 3), torch.randn(4), torch.randn(5)
+    artifact = lower(trace(Two(), parts), TensorRT(builder=Builder.NONE), tmp_path)
+    assert isinstance(artifact, TensorRTArtifact)
+    engine = StandIn(artifact.model, [])
+    engine.given = [spec for spec in engine.given if spec.name != "unread"][::-1]
+    engine.made = engine.made[::-1]
+    engine.num_io_tensors = 4
+    engine.session = Reordered(engine.session, parts[1])
+    names = [spec.name for spec in artifact.signature.inputs]
+    found = EngineRunner(TRT, engine, names, artifact.signature.output_names, device="cpu").run(parts)
+    torch.testing.assert_close(found[0], torch.tanh(parts[0]))
+    torch.testing.assert_close(found[1], parts[2] + 1)
+    with pytest.raises(ArchiveError, match="not the program's"):
+        EngineRunner(TRT, engine, names[:2], artifact.signature.output_names, device="cpu")
+
+
+class Reordered:
+    """A session that gives its outputs in the stand-in's order and is fed what that leaves out."""
+
+    def __init__(self, session: Any, unread: Tensor) -> None:
+        self.session, self.unread = session, unread
+
+    def run(self, names: None, feed: dict[str, Any]) -> list[Any]:
+        return list(self.session.run(names, {**feed, "unread": self.unread.numpy()}))[::-1]
 
 
 def test_every_float_value_can_be_an_output(dynamic: TensorRTArtifact, tmp_path: Path) -> None:

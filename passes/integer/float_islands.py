@@ -13,7 +13,7 @@ from tersor.ir.program import Program
 from tersor.ir.shapes import KEY
 
 from ..quantization.placement import operator_of
-from ..quantization.roles import Role, role_of
+from ..quantization.roles import PRODUCTS, Role, role_of
 
 _REASONS: dict[object, str] = {
     FAKE_QUANTIZE: "no integer operator takes its grid: per channel, or wider than int8",
@@ -58,6 +58,8 @@ def _reason(program: Program, node: fx.Node) -> str:
     loose = [source for source in node.all_input_nodes if source.op != "get_attr" and source.target is not DEQUANTIZE]
     if loose:
         return f"its input %{loose[0].name} is on no integer grid: Quantize(..., coverage=Coverage.EVERYTHING)"
+    if node.target in PRODUCTS and type(node.all_input_nodes[0].meta[KEY].shape[-1]) is not int:
+        return "it sums over a dimension of dynamic size, so its accumulator has no bound"
     if not all(user.target is QUANTIZE for user in node.users):
         return "its result is wanted in float"
     return f"this form of {operator_of(node)} has no integer form"

@@ -1,0 +1,101 @@
+"""Models of `transformers` on integers: how much is integer, and how far that is from the simulation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+import torch
+import transformers as tf
+from torch import Tensor, nn
+
+from tersor.frontends.torch_export import trace
+from tersor.passes.compare import difference
+from tersor.passes.integer.float_islands import float_islands
+from tersor.passes.integer.lower_to_integer import LowerToInteger
+from tersor.passes.quantization.placement import Coverage
+from tersor.passes.quantization.quantize import Quantize
+
+from .lockstep import lockstep
+
+TEXT: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 50}
+IMAGES = {"pixel_values": (2, 3, 32, 32)}
+TOKENS = {"input_ids": (2, 8)}
+FLOAT: dict[str, set[str]] = {
+    "resnet": set(), "mobilenet": set(), "vit": set(), "bert": set(),
+    "llama": {"_to_copy"},  # positions become floats for the rotary embedding
+    "deepseek": {"_to_copy", "topk", "getitem", "scatter", "unsqueeze", "expand", "reshape", "masked_fill", "div"},
+}  # fmt: skip
+"""What may be float: beside the rotary positions, how experts are chosen."""
+
+
+def model(name: str) -> tuple[nn.Module, Mapping[str, tuple[int, ...]]]:
+    torch.manual_seed(0)
+    if name == "resnet":
+        config = tf.ResNetConfig(embedding_size=16, hidden_sizes=[16, 32], depths=[1, 1])
+        return tf.ResNetForImageClassification(config), IMAGES
+    if name == "mobilenet":
+        return tf.MobileNetV2ForImageClassification(tf.MobileNetV2Config(depth_multiplier=0.25, image_size=32)), IMAGES
+    if name == "vit":
+        sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+        return tf.ViTForImageClassification(tf.ViTConfig(**sizes, image_size=32, patch_size=8)), IMAGES
+    if name == "bert":
+        return tf.BertModel(tf.BertConfig(**TEXT, intermediate_size=64)), TOKENS
+    if name == "llama":
+        config = tf.LlamaConfig(**TEXT, num_key_value_heads=1, intermediate_size=64)
+        return tf.LlamaForCausalLM(config), TOKENS
+    config = tf.DeepseekV3Config(
+        **TEXT, num_key_value_heads=2, intermediate_size=64, moe_intermediate_size=16, n_routed_experts=8, n_group=2,
+        topk_group=1, num_experts_per_tok=2, first_k_dense_replace=0, q_lora_rank=8, kv_lora_rank=8,
+        qk_rope_head_dim=8, qk_nope_head_dim=8, v_head_dim=8,
+    )  # fmt: skip
+    return tf.DeepseekV3ForCausalLM(config), TOKENS
+
+
+def batch(shapes: Mapping[str, tuple[int, ...]], seed: int) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    made: dict[str, Tensor] = {}
+    for name, shape in shapes.items():
+        tokens = name == "input_ids"
+        made[name] = (torch.randint(0, 50, shape, generator=generator) if tokens
+                      else torch.randn(shape, generator=generator))  # fmt: skip
+        if tokens:
+            made["attention_mask"] = torch.ones(shape, dtype=torch.long)
+    return made
+
+
+@pytest.mark.parametrize("name", FLOAT)
+def test_each_operator_is_within_a_step_of_the_simulation(name: str) -> None:
+    net, shapes = model(name)
+    example = batch(shapes, 0)
+    program = trace(net.eval(), (), example)
+    simulated = Quantize(calibration=[example, batch(shapes, 1)], coverage=Coverage.EVERYTHING)(program)
+    integer = LowerToInteger()(simulated)
+    found = {str(getattr(i.node.target, "_opname", i.node.target.__name__)) for i in float_islands(integer)}  # type: ignore[union-attr]
+    assert found <= FLOAT[name]
+    held_out = integer.signature.flatten((), batch(shapes, 2))
+    apart = lockstep(simulated, integer, held_out)
+    assert max(value.steps for value in apart) <= 1
+    assert sum(value.differing for value in apart) <= sum(value.values for value in apart) / 100
+    assert difference(simulated.run(held_out), integer.run(held_out)).sqnr > 25
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["resnet", "mobilenet"])
+def test_whole_sizes(name: str) -> None:
+    """ResNet-50 and MobileNetV2 of their default configs at 224 x 224."""
+    torch.manual_seed(0)
+    net: nn.Module = (
+        tf.ResNetForImageClassification(tf.ResNetConfig(num_labels=1000))
+        if name == "resnet"
+        else tf.MobileNetV2ForImageClassification(tf.MobileNetV2Config())
+    )
+    shapes = {"pixel_values": (1, 3, 224, 224)}
+    program = trace(net.eval(), (), batch(shapes, 0))
+    simulated = Quantize(calibration=[batch(shapes, 0)], coverage=Coverage.EVERYTHING)(program)
+    integer = LowerToInteger()(simulated)
+    assert not float_islands(integer)
+    apart = lockstep(simulated, integer, integer.signature.flatten((), batch(shapes, 2)))
+    assert max(value.steps for value in apart) <= 1
+    assert sum(value.differing for value in apart) <= sum(value.values for value in apart) / 1e4

@@ -10,6 +10,7 @@ TARGETS: Registry[Backend] = Registry(
     "target",
     Backend,  # type: ignore[type-abstract]  # looked up, never instantiated
     {
+        "hls": "tersor.backends.hls.backend:Hls",
         "neon": "tersor.backends.neon.backend:Neon",
         "onnxruntime": "tersor.backends.onnxruntime.backend:OnnxRuntime",
         "tensorrt": "tersor.backends.tensorrt.backend:TensorRT",

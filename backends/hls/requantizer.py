@@ -13,7 +13,7 @@ Then q = clamp(y + zero_point, quant_min, quant_max); thresholds count from quan
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -41,7 +41,8 @@ class Form(enum.IntEnum):
 class Requantizer:
     """The requantization of every channel of a layer: int64[channels] each, or int64[1] where all share one.
 
-    thresholds: int64[channels, quant_max - quant_min]; read where the form is THRESHOLDS.
+    thresholds: int64[channels, quant_max - quant_min]; none where the grid has more steps than comparators are worth.
+    product: the form of each channel without thresholds, MULTIPLY or FLOAT; its constants are there in any case.
     acc_bits: how wide the accumulator is, sign included.
     """
 
@@ -55,6 +56,15 @@ class Requantizer:
     quant_min: int
     quant_max: int
     acc_bits: int
+    product: Ints
+
+    def uniform(self) -> Requantizer:
+        """One kind of circuit for all channels: thresholds in each or in none, whichever is cheaper in all."""
+        if Form.THRESHOLDS not in self.forms:
+            return self
+        counted = replace(self, form=np.full_like(self.form, Form.THRESHOLDS))
+        multiplied = replace(self, form=self.product)
+        return counted if counted.cost.sum() < multiplied.cost.sum() else multiplied
 
     def __call__(self, acc: Ints) -> Ints:
         """int64[channels, cases] accumulators to int64 of the same shape, as the circuit computes them."""

@@ -11,7 +11,7 @@ wide ones, all channels at once, and looks at a few thresholds before it looks a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -145,16 +145,14 @@ def cheapest(case: Requantization) -> Requantizer:
     grid = case.zero_point, case.quant_min, case.quant_max, acc_bits
     few = steps.threshold.shape[1] <= FEW_STEPS
     thresholds = steps.threshold if few else np.zeros((channels, 0), np.int64)
-    chosen = Requantizer(form, multiplier, found.offset, shift, found.even, thresholds, *grid)
-    if few:
-        _take_thresholds(chosen)
-    return chosen
+    chosen = Requantizer(form, multiplier, found.offset, shift, found.even, thresholds, *grid, form)
+    return _with_thresholds(chosen) if few else chosen
 
 
-def _take_thresholds(chosen: Requantizer) -> None:
+def _with_thresholds(chosen: Requantizer) -> Requantizer:
     """Comparators where they are fewer adder bits."""
-    counted = np.array([len(np.unique(row)) for row in chosen.thresholds]) * chosen.acc_bits
-    chosen.form[counted < chosen.cost] = Form.THRESHOLDS
+    counted = replace(chosen, form=np.full_like(chosen.form, Form.THRESHOLDS))
+    return replace(chosen, form=np.where(counted.cost < chosen.cost, Form.THRESHOLDS, chosen.form))
 
 
 def _parts(multiplier: NDArray[np.float32]) -> tuple[Ints, Ints]:

@@ -1,0 +1,151 @@
+"""A dataflow graph with its folding: how many values each stream carries at once, and converters where that changes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from .graph import Concat, Depthwise, Graph, Layer, MatrixVector, Port, Stream, Subsample, Window, sparse_steps
+
+
+@dataclass(frozen=True)
+class Fold:
+    """How much of a layer is computed in one cycle: `pe` outputs, each from `simd` inputs.
+
+    streamed: whether a matrix-vector unit reads its weights from memory outside the chip. fabric: whether its products
+    are made from look-up tables, not from multipliers.
+    """
+
+    pe: int = 1
+    simd: int = 1
+    streamed: bool = False
+    fabric: bool = False
+
+
+@dataclass(frozen=True)
+class Wire:
+    """A stream and how many of its values travel in one cycle."""
+
+    stream: Stream
+    lanes: int
+
+    @property
+    def beats(self) -> int:
+        """Cycles that it is busy in a frame."""
+        return self.stream.count // self.lanes
+
+    @property
+    def width(self) -> int:
+        """Bits that travel in one cycle."""
+        return self.stream.bits * self.lanes
+
+
+@dataclass(frozen=True)
+class Process:
+    """A layer with its folding, or a converter between two folds where `layer` is None."""
+
+    name: str
+    layer: Layer | None
+    fold: Fold
+    reads: tuple[Wire, ...]
+    writes: tuple[Wire, ...]
+
+    @cached_property
+    def steps(self) -> list[list[list[int]]] | None:
+        """The static schedule of a matrix-vector unit where that takes fewer cycles than all blocks; else None."""
+        if not isinstance(self.layer, MatrixVector) or self.fold.streamed:
+            return None
+        weight = self.layer.weight
+        blocks = weight.shape[0] // self.fold.pe * (weight.shape[1] // self.fold.simd)
+        if blocks == 1 or (weight != 0).all():
+            return None
+        schedule = sparse_steps(weight, self.fold.pe, self.fold.simd)
+        turns = max(sum(map(len, schedule)), weight.shape[1] // self.fold.simd)
+        pixels = self.layer.pixels
+        return schedule if (pixels + 1) * turns < pixels * blocks else None
+
+
+@dataclass(frozen=True)
+class Design:
+    """Processes in an order in which each comes after those that it reads from. All streams are read once."""
+
+    graph: Graph
+    folds: Mapping[str, Fold]
+    processes: tuple[Process, ...]
+    inputs: tuple[tuple[Port, Wire], ...]
+    outputs: tuple[tuple[Port, Wire], ...]
+
+    @cached_property
+    def wires(self) -> tuple[Wire, ...]:
+        """Every wire, inputs first, in the order in which they are written."""
+        return (*(wire for _, wire in self.inputs), *(wire for process in self.processes for wire in process.writes))
+
+
+def choices(layer: Layer) -> tuple[int, int]:
+    """What `pe` and what `simd` have to divide; `simd` of a layer that has none divides 1."""
+    if isinstance(layer, MatrixVector):
+        behind_window = layer.x.side or layer.x.channels == layer.weight.shape[1]
+        return layer.weight.shape[0], layer.x.channels if behind_window else layer.weight.shape[1]
+    if isinstance(layer, Concat):
+        return math.gcd(*(stream.count // layer.y.pixels for stream in layer.reads)), 1
+    return layer.x.channels, 1
+
+
+def follows(layer: Layer) -> bool:
+    """Whether a layer has no folding of its own and sends as its reader takes."""
+    return isinstance(layer, Window | Subsample)
+
+
+def lanes_in(layer: Layer, fold: Fold) -> int:
+    """How many values a layer takes from each stream in one cycle."""
+    return fold.simd if isinstance(layer, MatrixVector) else fold.pe
+
+
+def design(graph: Graph, folds: Mapping[str, Fold]) -> Design:
+    """Give every layer its fold; `folds` has one for each that does not follow its reader."""
+    every = dict(folds)
+    readers = {stream.name: layer for layer in graph.layers for stream in layer.reads}
+    for layer in reversed(graph.layers):
+        if follows(layer):
+            reader = readers[layer.y.name]
+            lanes = lanes_in(reader, every[reader.name])
+            every[layer.name] = Fold(lanes, 1)
+    written: dict[str, Wire] = {}
+    processes: list[Process] = []
+    inputs = []
+    for port in graph.inputs:
+        name = port.stream.name
+        lanes = lanes_in(readers[name], every[readers[name].name]) if name in readers else port.stream.channels
+        written[name] = Wire(port.stream, lanes)
+        inputs.append((port, written[name]))
+    for layer in graph.layers:
+        fold = every[layer.name]
+        reads = []
+        for stream in layer.reads:
+            wire, lanes = written[stream.name], lanes_in(layer, fold)
+            if wire.lanes != lanes:
+                wire = _converted(wire, lanes, processes)
+            reads.append(wire)
+        writes = tuple(Wire(stream, fold.pe) for stream in layer.writes)
+        written.update((wire.stream.name, wire) for wire in writes)
+        processes.append(Process(layer.name, layer, fold, tuple(reads), writes))
+    outputs = tuple((port, written[port.stream.name]) for port in graph.outputs)
+    return Design(graph, every, tuple(processes), tuple(inputs), outputs)
+
+
+def _converted(wire: Wire, lanes: int, processes: list[Process]) -> Wire:
+    name = f"{wire.stream.name}_by_{lanes}"
+    new = Wire(replace(wire.stream, name=name, side=True), lanes)
+    processes.append(Process(f"{name}_converter", None, Fold(lanes, 1), (wire,), (new,)))
+    return new
+
+
+def is_unrolled(process: Process) -> bool:
+    """Whether a unit computes all of its weights in one cycle, so that each is a constant of the circuit."""
+    if not isinstance(process.layer, MatrixVector | Depthwise):
+        return False
+    rows, columns = process.layer.weight.shape
+    simd = process.fold.simd if isinstance(process.layer, MatrixVector) else 1
+    return process.fold.pe == rows and simd == columns

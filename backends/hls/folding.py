@@ -1,0 +1,282 @@
+"""How parallel each layer is: chosen for a number of cycles within a part, or given by hand."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tersor.ir.errors import LoweringError
+
+from .design import Design, Fold, choices, design, follows
+from .fifos import interval
+from .graph import Depthwise, Geometry, Graph, Layer, MatrixVector, Window, weight_bits
+from .parts import USABLE, Part
+from .requantizer import Ints
+from .resources import Resources, estimate, total
+
+_FORMAT = 1
+_SLACK = 4
+"""How many times quicker than asked layers without weights are made: they cost little, and catch up after a pause."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A design and what it takes, by process."""
+
+    design: Design
+    cycles: int
+    resources: Mapping[str, Resources]
+
+    @property
+    def total(self) -> Resources:
+        """All of it."""
+        return total(self.resources)
+
+    def excess(self, part: Part) -> dict[str, float]:
+        """How many times what is usable of the part it takes, where that is more than there is."""
+        found = {kind: amount / (getattr(part, kind) * USABLE[kind]) for kind, amount in self.total.items()}
+        return {kind: ratio for kind, ratio in found.items() if ratio > 1}
+
+
+def fastest(graph: Graph, part: Part) -> Choice:
+    """The fewest cycles a frame that the part has room for. Raises LoweringError where it has not even for the least."""
+    least = fold_for(graph, None, part)
+    if least.excess(part):
+        raise _too_big(graph, least, part)
+    targets = sorted(_targets(graph, least.cycles))
+    low, high, best = 0, len(targets) - 1, least
+    while low <= high:
+        middle = (low + high) // 2
+        found = fold_for(graph, targets[middle], part)
+        if found.cycles <= targets[middle] and not found.excess(part):
+            best, high = (found if found.cycles < best.cycles else best), middle - 1
+        else:
+            low = middle + 1
+    return best
+
+
+def for_cycles(graph: Graph, cycles: int, part: Part) -> Choice:
+    """The smallest design that takes at most so many cycles a frame. Raises LoweringError with the nearest that fits."""
+    found = fold_for(graph, cycles, part)
+    if found.cycles <= cycles and not found.excess(part):
+        return found
+    best = fastest(graph, part)
+    if found.cycles > cycles:
+        what = f"no folding takes {cycles} cycles a frame: the most parallel takes {found.cycles}"
+    else:
+        what = f"{cycles} cycles a frame take more than {part.name} has"
+    raise LoweringError(
+        what,
+        expected=_amounts(part),
+        found=_taken(found.total),
+        hint=f"cycles={best.cycles}, the fewest that fit here; a larger part; or prune, then lower again",
+    )
+
+
+def fold_for(graph: Graph, cycles: int | None, part: Part) -> Choice:
+    """The least parallel folding of each layer that is quick enough, the least of all for None.
+
+    Weights go outside the chip, and products into look-up tables, as far as the part makes it necessary.
+    """
+    windows = {layer.y.name: layer for layer in graph.layers if isinstance(layer, Window)}
+    folds = {}
+    for layer in graph.layers:
+        if not follows(layer):
+            geometry = windows[layer.x.name].geometry if layer.x.name in windows else None
+            quick = cycles is not None and not isinstance(layer, MatrixVector | Depthwise)
+            folds[layer.name] = _least(layer, geometry, max(cycles // _SLACK, 1) if quick and cycles else cycles)
+    return _fitted(graph, folds, part)
+
+
+def _fitted(graph: Graph, folds: dict[str, Fold], part: Part) -> Choice:
+    found = _measure(graph, folds)
+    if "dsp" in found.excess(part):
+        found = _into_fabric(graph, folds, part, found)
+    if "bram" in found.excess(part):
+        found = _streamed(graph, dict(found.design.folds), part, found)
+    return found
+
+
+def _measure(graph: Graph, folds: Mapping[str, Fold]) -> Choice:
+    made = design(graph, folds)
+    return Choice(made, interval(made), estimate(made, {}))
+
+
+def _into_fabric(graph: Graph, folds: dict[str, Fold], part: Part, found: Choice) -> Choice:
+    """Products into look-up tables, those of the layers with the fewest multipliers first."""
+    order = sorted((taken.dsp, name) for name, taken in found.resources.items() if taken.dsp and name in folds)
+    excess = found.total.dsp - int(part.dsp * USABLE["dsp"])
+    for dsp, name in order:
+        if excess <= 0:
+            break
+        folds[name] = replace(folds[name], fabric=True)
+        excess -= dsp
+    return _measure(graph, folds)
+
+
+def _streamed(graph: Graph, folds: dict[str, Fold], part: Part, found: Choice) -> Choice:
+    """Weights out of the chip, of the layers that read them least often in a frame first."""
+    room = part.memory * found.cycles
+    units = [layer for layer in graph.layers if isinstance(layer, MatrixVector)]
+    for unit in sorted(units, key=lambda unit: (unit.pixels, -unit.weight.size)):
+        traffic = unit.pixels * unit.weight.size * weight_bits(unit.weight)
+        if traffic > room or not found.resources[unit.name].bram:
+            continue
+        room -= traffic
+        folds[unit.name] = replace(folds[unit.name], streamed=True)
+        found = _measure(graph, folds)
+        if "bram" not in found.excess(part):
+            break
+    return found
+
+
+# -- one layer -------------------------------------------------------------------------------------------------------
+
+
+def divisors(number: int) -> list[int]:
+    """The divisors of a number, in order."""
+    small = [i for i in range(1, math.isqrt(number) + 1) if number % i == 0]
+    return sorted({*small, *(number // i for i in small)})
+
+
+def _pairs(layer: Layer) -> list[tuple[int, int]]:
+    """The folds of a layer, the least parallel first; of equal ones that with more inputs, which share a requantizer."""
+    rows, columns = choices(layer)
+    every = [(pe, simd) for pe in divisors(rows) for simd in divisors(columns)]
+    return sorted(every, key=lambda pair: (pair[0] * pair[1], -pair[1]))
+
+
+def _least(layer: Layer, geometry: Geometry | None, cycles: int | None) -> Fold:
+    pairs = _pairs(layer)
+    if cycles is None:
+        return Fold(*pairs[0])
+    for pair in pairs:
+        if _turns(layer, geometry, *pair) <= cycles:
+            return Fold(*pair)
+    return Fold(*min(pairs, key=lambda pair: (_turns(layer, geometry, *pair), pair[0] * pair[1])))
+
+
+def _turns(layer: Layer, geometry: Geometry | None, pe: int, simd: int) -> int:
+    """Cycles of a layer with its window generator, without building the design."""
+    lanes = simd if isinstance(layer, MatrixVector) else pe
+    behind = _window_turns(geometry, layer.x.channels // lanes) if geometry else 0
+    if isinstance(layer, MatrixVector):
+        rows, columns = layer.weight.shape
+        dense = layer.pixels * (rows // pe) * (columns // simd)
+        own = min(dense, (layer.pixels + 1) * sparse_turns(layer.weight, pe, simd))
+    else:
+        own = max(stream.count for stream in (*layer.reads, *layer.writes)) // pe
+    return max(own, behind)
+
+
+def _window_turns(g: Geometry, folds: int) -> int:
+    return (g.lines * g.plane[1] + g.out[0] * max(g.out[1] * g.taps, g.stride[0] * g.plane[1])) * folds
+
+
+def sparse_turns(weight: Ints, pe: int, simd: int) -> int:
+    """Cycles a pixel of a static schedule that skips blocks of zeros."""
+    rows, columns = weight.shape
+    used = (weight.reshape(rows, columns // simd, simd) != 0).any(axis=2).sum(axis=1)
+    steps = np.maximum(used.reshape(rows // pe, pe).max(axis=1), 1)
+    return max(int(steps.sum()), columns // simd)
+
+
+def _targets(graph: Graph, most: int) -> set[int]:
+    """Numbers of cycles worth trying: those that some layer takes with some fold."""
+    windows = {layer.y.name: layer for layer in graph.layers if isinstance(layer, Window)}
+    found = {most}
+    for layer in graph.layers:
+        if isinstance(layer, MatrixVector) or layer.x.side:
+            geometry = windows[layer.x.name].geometry if layer.x.name in windows else None
+            found |= {_turns(layer, geometry, *pair) for pair in _pairs(layer)}
+    return {target for target in found if target <= most}
+
+
+# -- what does not fit -----------------------------------------------------------------------------------------------
+
+
+def _too_big(graph: Graph, least: Choice, part: Part) -> LoweringError:
+    kind, ratio = max(least.excess(part).items(), key=lambda pair: pair[1])
+    heavy = sorted(least.resources, key=lambda name: -getattr(least.resources[name], kind))[:3]
+    layers = {layer.name: layer for layer in graph.layers}
+    listed = ", ".join(
+        f"%{layers[name].node if name in layers else name} ({getattr(least.resources[name], kind)})" for name in heavy
+    )
+    keep = math.sqrt(1 / ratio)  # weights go with the product of two layers' channels
+    return LoweringError(
+        f"the model does not fit {part.name}, even at its smallest folding: {ratio:.1f} times its {kind}",
+        expected=_amounts(part),
+        found=f"{_taken(least.total)}; the most {kind}: {listed}",
+        hint=f"prune to about {keep:.0%} of the channels, fewer bits, or a larger part",
+    )
+
+
+def _amounts(part: Part) -> str:
+    return ", ".join(f"{kind} {int(getattr(part, kind) * share)}" for kind, share in USABLE.items())
+
+
+def _taken(resources: Resources) -> str:
+    return ", ".join(f"{kind} {amount}" for kind, amount in resources.items())
+
+
+# -- by hand ---------------------------------------------------------------------------------------------------------
+
+
+def to_json(made: Design) -> str:
+    """`folding.json`: each layer's fold, and what its numbers have to divide."""
+    layers = {}
+    for layer in made.graph.layers:
+        if not follows(layer):
+            rows, columns = choices(layer)
+            layers[layer.name] = {**asdict(made.folds[layer.name]), "pe_divides": rows, "simd_divides": columns}
+    return json.dumps({"format": _FORMAT, "layers": layers}, indent=1)
+
+
+def from_json(graph: Graph, path: Path) -> Choice:
+    """The design of an edited `folding.json`.
+
+    Raises LoweringError where it is no such file, or a number does not divide, with the nearest that does.
+    """
+    try:
+        document: Any = json.loads(path.read_text())
+        rows = {str(name): dict(row) for name, row in document["layers"].items()}
+        newer = document["format"] > _FORMAT
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise LoweringError(f"{path} is no folding: {error}", expected="a file as lowering writes it") from error
+    if newer:
+        raise LoweringError(f"{path} was written by a newer version", expected=_FORMAT, found=document["format"])
+    return _measure(graph, dict(_checked(graph, path, rows)))
+
+
+def _checked(graph: Graph, path: Path, rows: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, Fold]]:
+    layers = {layer.name: layer for layer in graph.layers if not follows(layer)}
+    if missing := sorted(set(layers) - set(rows)):
+        raise LoweringError(f"{path} lacks a layer", node=layers[missing[0]].node, expected=missing[0])
+    if unknown := sorted(set(rows) - set(layers)):
+        raise LoweringError(f"{path} names a layer that the model does not have", found=unknown[0])
+    for name, layer in layers.items():
+        limits = dict(zip(("pe", "simd"), choices(layer), strict=True))
+        values = {kind: _divisor(layer, kind, limits[kind], rows[name].get(kind, 1)) for kind in limits}
+        flags = {kind: rows[name].get(kind, False) is True for kind in ("streamed", "fabric")}
+        if flags["streamed"] and not isinstance(layer, MatrixVector):
+            raise LoweringError("only matrix-vector units stream weights", node=layer.node, found=name)
+        yield name, Fold(values["pe"], values["simd"], **flags)
+
+
+def _divisor(layer: Layer, kind: str, limit: int, value: Any) -> int:
+    if isinstance(value, int) and value > 0 and limit % value == 0:
+        return value
+    near = min(divisors(limit), key=lambda choice: abs(choice - value)) if isinstance(value, int) else 1
+    raise LoweringError(
+        f"{layer.name}: {kind} does not divide",
+        node=layer.node,
+        expected=f"a divisor of {limit}",
+        found=value,
+        hint=f"{kind} {near}",
+    )

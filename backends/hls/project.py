@@ -1,0 +1,254 @@
+"""The files of a Vitis HLS project: top function, layers, testbench, driver of the simulation, Tcl."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from .design import Design, Process, Wire
+from .source import Code, code, wrapped
+
+_HEADER = "// Written by tersor. Edit folding.json and lower again rather than this file.\n"
+_INT_MAX = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class Project:
+    """What the files are made from. name: of the top function. depths: of each stream's FIFO, in beats."""
+
+    name: str
+    design: Design
+    depths: Mapping[str, int]
+
+    @cached_property
+    def codes(self) -> dict[str, Code]:
+        """The C++ of each process, by name."""
+        return {process.name: code(process) for process in self.design.processes}
+
+    def files(self) -> dict[str, str]:
+        """Every generated source, by its path in the project's folder."""
+        layers = {f"layers/{process.name}.h": self._layer(process) for process in self.design.processes}
+        return {
+            f"{self.name}.h": self._declaration(),
+            f"{self.name}.cpp": self._top(),
+            "simulate.cpp": self._driver(),
+            "testbench.cpp": self._testbench(),
+            **layers,
+        }
+
+    # -- the top function ------------------------------------------------------------------------------------------
+
+    def _ports(self) -> list[Wire]:
+        return [wire for _, wire in (*self.design.inputs, *self.design.outputs)]
+
+    def memories(self) -> dict[str, str]:
+        """Processes that read weights from outside the chip, and the type of what they read."""
+        return {name: found.memory for name, found in self.codes.items() if found.memory is not None}
+
+    def _signature(self) -> str:
+        streams = [f"hls::stream<{_beat(wire)}> &{wire.stream.name}" for wire in self._ports()]
+        memories = [f"const {kind} *{name}_memory" for name, kind in self.memories().items()]
+        return f"void {self.name}({', '.join([*streams, *memories])})"
+
+    def _declaration(self) -> str:
+        guard = f"TERSOR_{self.name.upper()}_H"
+        headers = sorted({found.header for found in self.codes.values()})
+        includes = "\n".join(f'#include "kernels/{header}"' for header in ("beat.h", *headers))
+        return f"{_HEADER}#ifndef {guard}\n#define {guard}\n\n{includes}\n\n{self._signature()};\n\n#endif\n"
+
+    def _top(self) -> str:
+        lines = [
+            f'#include "{self.name}.h"',
+            *(f'#include "layers/{name}.h"' for name in self.codes),
+            "",
+            f"{self._signature()} {{",
+            *(f"#pragma HLS INTERFACE axis port = {wire.stream.name}" for wire in self._ports()),
+            *self._memory_pragmas(),
+            "#pragma HLS INTERFACE ap_ctrl_chain port = return",
+            "#pragma HLS DATAFLOW",
+        ]
+        ports = {wire.stream.name for wire in self._ports()}
+        for wire in self.design.wires:
+            name = wire.stream.name
+            if name not in ports:
+                lines.append(f'    hls::stream<{_beat(wire)}> {name}("{name}");')
+                lines.append(f"#pragma HLS STREAM variable = {name} depth = {self.depths.get(name, 2)}")
+        for process in self.design.processes:
+            lines += ["", *_comment(process), *_call(process, self.codes[process.name])]
+        return _HEADER + "\n".join([*lines, "}", ""])
+
+    def _memory_pragmas(self) -> list[str]:
+        return [
+            f"#pragma HLS INTERFACE m_axi port = {name}_memory offset = slave bundle = weights_{index}"
+            for index, name in enumerate(self.memories())
+        ]
+
+    def _layer(self, process: Process) -> str:
+        found = self.codes[process.name]
+        guard = f"TERSOR_LAYER_{process.name.upper()}_H"
+        of = process.layer.node if process.layer else process.reads[0].stream.node
+        return "\n".join(
+            [
+                f"{_HEADER}// {found.kernel} for %{of}.",
+                f"#ifndef {guard}",
+                f"#define {guard}",
+                "",
+                f'#include "../kernels/{found.header}"',
+                "",
+                f"namespace {process.name} {{",
+                *_shape(found),
+                *(["", *found.constants] if found.constants else []),
+                f"}} // namespace {process.name}",
+                "",
+                "#endif",
+                "",
+            ]
+        )
+
+    # -- what runs it ----------------------------------------------------------------------------------------------
+
+    def _call(self) -> str:
+        streams = [wire.stream.name for wire in self._ports()]
+        memories = [f"{name}::weights" for name in self.memories()]
+        return f"{self.name}({', '.join([*streams, *memories])});"
+
+    def _frame(self) -> list[str]:
+        """One frame through the top function: `take` gives the next input value, `give` gets the next output value."""
+        lines = []
+        for wire in self._ports():
+            lines.append(f'    hls::stream<{_beat(wire)}> {wire.stream.name}("{wire.stream.name}");')
+        for _, wire in self.design.inputs:
+            lines += [
+                f"    for (int i = 0; i < {wire.beats}; i++) {{",
+                f"        {_beat(wire)} value;",
+                f"        for (int lane = 0; lane < {wire.lanes}; lane++)",
+                "            value.lane[lane] = take();",
+                f"        {wire.stream.name}.write(value);",
+                "    }",
+            ]
+        lines.append(f"    {self._call()}")
+        for _, wire in self.design.outputs:
+            lines += [
+                f"    for (int i = 0; i < {wire.beats}; i++) {{",
+                f"        const {_beat(wire)} value = {wire.stream.name}.read();",
+                f"        for (int lane = 0; lane < {wire.lanes}; lane++)",
+                "            give(static_cast<long long>(value.lane[lane]));",
+                "    }",
+            ]
+        return lines
+
+    def _includes(self) -> list[str]:
+        return [f'#include "{self.name}.h"', *(f'#include "layers/{name}.h"' for name in self.memories())]
+
+    def _driver(self) -> str:
+        return _HEADER + "\n".join(
+            [
+                "// Frames from the standard input through the design to the standard output, one int64 a value.",
+                "// With an argument, every stream is traced into that folder.",
+                *self._includes(),
+                "#include <cstdio>",
+                "#include <cstdlib>",
+                "",
+                "static bool ended = false;",
+                "",
+                "static long long take() {",
+                "    long long value = 0;",
+                "    if (std::fread(&value, sizeof value, 1, stdin) != 1)",
+                "        ended = true;",
+                "    return value;",
+                "}",
+                "",
+                "static void give(long long value) { std::fwrite(&value, sizeof value, 1, stdout); }",
+                "",
+                "static void frame() {",
+                *self._frame(),
+                "}",
+                "",
+                "int main(int count, char **arguments) {",
+                "    if (count > 1)",
+                "        hls::trace_folder() = arguments[1];",
+                "    const long long frames = take();",
+                "    for (long long i = 0; i < frames && !ended; i++)",
+                "        frame();",
+                "    return ended ? 4 : 0;",
+                "}",
+                "",
+            ]
+        )
+
+    def _testbench(self) -> str:
+        return _HEADER + "\n".join(
+            [
+                "// Golden vectors, computed by the compiler's integer stage, through the design.",
+                *self._includes(),
+                "#include <cstdio>",
+                "",
+                "static std::FILE *vectors = nullptr;",
+                "static long long different = 0, values = 0;",
+                "",
+                "static long long take() {",
+                "    long long value = 0;",
+                '    if (std::fscanf(vectors, "%lld", &value) != 1)',
+                "        different++;",
+                "    return value;",
+                "}",
+                "",
+                "static void give(long long value) {",
+                "    values++;",
+                "    if (take() != value)",
+                "        different++;",
+                "}",
+                "",
+                "static void frame() {",
+                *self._frame(),
+                "}",
+                "",
+                "int main(int count, char **arguments) {",
+                '    vectors = std::fopen(count > 1 ? arguments[1] : "golden.txt", "r");',
+                "    if (vectors == nullptr) {",
+                '        std::printf("golden.txt cannot be opened\\n");',
+                "        return 1;",
+                "    }",
+                "    const long long frames = take();",
+                "    for (long long i = 0; i < frames; i++)",
+                "        frame();",
+                "    std::fclose(vectors);",
+                '    std::printf("%lld frames, %lld of %lld values differ\\n", frames, different, values);',
+                "    return different == 0 && values > 0 ? 0 : 1;",
+                "}",
+                "",
+            ]
+        )
+
+
+def _beat(wire: Wire) -> str:
+    return f"beat<{wire.stream.bits}, {wire.lanes}> "
+
+
+def _comment(process: Process) -> list[str]:
+    """What a process is, for who reads the top function."""
+    x, y = process.reads[0], process.writes[0]
+    sizes = f"{x.stream.pixels}x{x.stream.channels} by {x.lanes} -> {y.stream.pixels}x{y.stream.channels} by {y.lanes}"
+    what = f"%{process.layer.node}: {process.layer.kind}" if process.layer else "other lanes"
+    return [f"    // {what}, {sizes}"]
+
+
+def _shape(found: Code) -> list[str]:
+    """The parameters of a kernel by name."""
+    lines = ["struct shape {"]
+    for name, value in found.shape.items():
+        kind = "long long" if abs(int(str(value))) > _INT_MAX else "int"
+        lines.append(f"    static constexpr {kind} {name} = {value};")
+    if found.requantize:
+        lines.append(f"    typedef {found.requantize}<shape> requantize;")
+    return [*lines, "};"]
+
+
+def _call(process: Process, found: Code) -> list[str]:
+    """A call: the streams that are read, those that are written, and the constants."""
+    streams = [wire.stream.name for wire in (*process.reads, *process.writes)]
+    own = [f"{process.name}::{name}" for name in found.arguments]
+    if found.memory is not None:
+        own[0] = f"{process.name}_memory"
+    return wrapped(f"{found.kernel}<{process.name}::shape>({', '.join([*streams, *own])});")

@@ -1,0 +1,287 @@
+"""`model.qonnx.onnx`: the program in the dialect that FINN and hls4ml read.
+
+Quant nodes stand for grids (arXiv:2206.07527). Every tensor between them holds integers: weights are integers on a
+grid of scale 1, accumulators are sums of integers, and a requantization is a product with the multipliers, rounded by
+a Quant node of scale 1. So nothing is left to the order in which floats are added, and the model gives the bits of the
+integer stage as long as its accumulators stay below 2**24, which `inexact_nodes` tells.
+
+Values travel as q - zero_point.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+from torch import fx
+
+from tersor.ir import integer_operators as ops
+from tersor.ir.accumulators import accumulator_range, is_accumulator
+from tersor.ir.program import Program
+from tersor.ir.shapes import KEY
+
+from .build import VIEWS
+from .requantizer import signed_bits
+
+aten = torch.ops.aten
+
+DOMAIN = "qonnx.custom_op.general"
+_OPSET = 17
+_IR_VERSION = 8
+_FLOAT32_EXACT = 1 << 24
+_INDEX = 128
+"""What is added to an int8 to look it up."""
+
+Floats = NDArray[Any]
+
+
+def qonnx_model(program: Program) -> onnx.ModelProto:
+    """The model of a program of the integer stage that the target takes."""
+    writer = _Writer(program)
+    for node in program.graph.nodes:
+        if node.op == "call_function":
+            writer.visit(node)
+    names = program.signature.output_names
+    for name, node in zip(names, program.outputs, strict=True):
+        writer.emit("Identity", [writer.value(node, None)], output=name)
+    inputs = [_info(node.name, node) for node in program.placeholders]
+    outputs = [_info(name, node) for name, node in zip(names, program.outputs, strict=True)]
+    graph = helper.make_graph(writer.nodes, program.name, inputs, outputs, writer.initializers)
+    opsets = [helper.make_opsetid("", _OPSET), helper.make_opsetid(DOMAIN, 1)]
+    return helper.make_model(
+        graph, opset_imports=opsets, ir_version=_IR_VERSION, producer_name="tersor", producer_version=version("tersor")
+    )
+
+
+def inexact_nodes(program: Program) -> list[str]:
+    """Nodes whose accumulators may pass 2**24, where float32 does not hold them: what runs QONNX may round there."""
+    reaches = {node.name: accumulator_range(program, node) for node in program.graph.nodes if is_accumulator(node)}
+    return [name for name, reach in reaches.items() if reach and reach.worst_partial_sum >= _FLOAT32_EXACT]
+
+
+def _info(name: str, node: fx.Node) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, TensorProto.FLOAT, [int(size) for size in node.meta[KEY].shape])
+
+
+@dataclass
+class _Writer:
+    """Writes nodes. `values`: of a program's node, the tensor and the zero point that has been taken off."""
+
+    program: Program
+    nodes: list[onnx.NodeProto] = field(default_factory=list)
+    initializers: list[onnx.TensorProto] = field(default_factory=list)
+    values: dict[fx.Node, tuple[str, int]] = field(default_factory=dict)
+
+    def visit(self, node: fx.Node) -> None:
+        """Write one node. support.py: every one has a rule."""
+        if node.target in VIEWS:
+            source = node.args[0]
+            assert isinstance(source, fx.Node)
+            name, zero_point = self.values[source]
+            self.values[node] = self._view(node, name), zero_point
+            return
+        self.values[node] = _RULES[node.target](self, node)
+
+    def value(self, node: object, zero_point: int | None) -> str:
+        """The tensor of a node with that zero point taken off; None for one that has none."""
+        assert isinstance(node, fx.Node)
+        if node.op == "placeholder":
+            return node.name
+        name, own = self.values[node]
+        if zero_point is None or own == zero_point:
+            return name
+        return self.emit("Add", [name, self.number(own - zero_point)])
+
+    def emit(self, kind: str, inputs: Sequence[str], *, output: str | None = None, domain: str = "", **given: Any) -> str:
+        """Append a node; the name of its result."""
+        name = output or f"{kind.lower()}_{len(self.nodes)}"
+        self.nodes.append(helper.make_node(kind, list(inputs), [name], name=name, domain=domain, **given))
+        return name
+
+    def tensor(self, values: Floats, name: str | None = None) -> str:
+        """A constant."""
+        name = name or f"constant_{len(self.initializers)}"
+        self.initializers.append(numpy_helper.from_array(np.ascontiguousarray(values), name))
+        return name
+
+    def number(self, value: float) -> str:
+        """A float32 constant of one value."""
+        return self.tensor(np.array(value, np.float32))
+
+    def quant(self, name: str, bits: int, signed: bool) -> str:
+        """Integers of so many bits, rounded half to even."""
+        parameters = [self.number(1), self.number(0), self.number(bits)]
+        options = {"signed": int(signed), "narrow": 0, "rounding_mode": "ROUND"}
+        return self.emit("Quant", [name, *parameters], domain=DOMAIN, **options)
+
+    def onto_grid(self, name: str, zero_point: int, low: int, high: int) -> tuple[str, int]:
+        """Steps rounded and clamped; what comes out is q - zero_point."""
+        low, high = low - zero_point, high - zero_point
+        signed = low < 0
+        bits = signed_bits(low, high) if signed else max(1, high.bit_length())
+        least, most = (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if signed else (0, (1 << bits) - 1)
+        name = self.quant(name, bits, signed)
+        if (least, most) != (low, high):
+            name = self.emit("Clip", [name, self.number(low), self.number(high)])
+        return name, zero_point
+
+    def weight(self, argument: object, values: Floats) -> str:
+        """Integer weights behind a Quant node, under their name in the program."""
+        bits = signed_bits(int(values.min(initial=0)), int(values.max(initial=0)))
+        own = str(argument.target) if isinstance(argument, fx.Node) else None
+        taken = {tensor.name for tensor in self.initializers}
+        return self.quant(self.tensor(values.astype(np.float32), None if own in taken else own), bits, True)
+
+    def constant(self, argument: object) -> Floats | None:
+        """The numbers of a tensor of the program."""
+        tensor = self.program.constant(argument)
+        return None if tensor is None else tensor.detach().numpy()
+
+    def _view(self, node: fx.Node, name: str) -> str:
+        source = node.args[0]
+        assert isinstance(source, fx.Node)
+        rank = source.meta[KEY].dim()
+        if node.target is aten.permute.default:
+            return self.emit("Transpose", [name], perm=[int(dim) % rank for dim in node.args[1]])  # type: ignore[union-attr, arg-type]
+        if node.target is aten.transpose.int:
+            order = list(range(rank))
+            first, second = (int(dim) % rank for dim in node.args[1:3])  # type: ignore[arg-type]
+            order[first], order[second] = second, first
+            return self.emit("Transpose", [name], perm=order)
+        shape = np.array([int(size) for size in node.meta[KEY].shape], np.int64)
+        return self.emit("Reshape", [name, self.tensor(shape)])
+
+
+def _integers(*values: Any) -> list[int]:
+    return [int(value) for value in values]
+
+
+def _quantize(w: _Writer, node: fx.Node) -> tuple[str, int]:
+    source, scale, zero_point, low, high = node.args
+    step = w.constant(scale)
+    assert step is not None
+    steps = w.emit("Div", [w.value(source, None), w.number(float(step.reshape(-1)[0]))])
+    return w.onto_grid(steps, *_integers(zero_point, low, high))
+
+
+def _dequantize(w: _Writer, node: fx.Node) -> tuple[str, int]:
+    q, scale, zero_point, axis = node.args
+    step = w.constant(scale)
+    assert step is not None
+    if axis is not None:
+        step = step.reshape([-1] + [1] * (node.meta[KEY].dim() - 1 - int(axis)))  # type: ignore[call-overload]
+    (zero,) = _integers(zero_point)
+    return w.emit("Mul", [w.value(q, zero), w.tensor(step.astype(np.float32))]), 0
+
+
+def _requantize(w: _Writer, node: fx.Node) -> tuple[str, int]:
+    acc, multiplier, zero_point, low, high = node.args
+    factors = w.constant(multiplier)
+    assert factors is not None
+    steps = w.emit("Mul", [w.value(acc, 0), w.tensor(factors.astype(np.float32))])
+    return w.onto_grid(steps, *_integers(zero_point, low, high))
+
+
+def _conv(w: _Writer, node: fx.Node) -> tuple[str, int]:
+    x, weight, bias, zero_point, stride, padding, dilation, groups = node.args
+    filters, added = w.constant(weight), w.constant(bias)
+    assert filters is not None
+    inputs = [w.value(x, *_integers(zero_point)), w.weight(weight, filters)]
+    inputs += [] if added is None else [w.tensor(added.astype(np.float32))]
+    pads, steps, spread = (_integers(*values) for values in (padding, stride, dilation))  # type: ignore[misc]
+    (group,) = _integers(groups)
+    kernel = [int(size) for size in filters.shape[2:]]
+    return (
+        w.emit("Conv", inputs, kernel_shape=kernel, pads=pads * 2, strides=steps, dilations=spread, group=group),
+        0,
+    )
+
+
+def _linear(w: _Writer, node: fx.Node) -> tuple[str, int]:
+    x, weight, bias, zero_point = node.args
+    matrix, added = w.constant(weight), w.constant(bias)
+    assert matrix is not None
+    product = w.emit("MatMul", [w.value(x, *_integers(zero_point)), w.weight(weight, matrix.T)])
+    return (product if added is None else w.emit("Add", [product, w.tensor(added.astype(np.float32))])), 0
+
+
+def _max_pool(w: _Writer, node: fx.Node) -> tuple[str, int]:
+    x, kernel, stride, padding, dilation, ceil_mode = node.args
+    assert isinstance(x, fx.Node)
+    name, zero_point = w.values[x]
+    window, steps, pads, spread = (_integers(*values) for values in (kernel, stride, padding, dilation))  # type: ignore[misc]
+    options = {"kernel_shape": window, "strides": steps, "pads": pads * 2, "dilations": spread}
+    return w.emit("MaxPool", [name], ceil_mode=int(bool(ceil_mode)), **options), zero_point
+
+
+def _sum_pool(w: _Writer, node: fx.Node) -> tuple[str, int]:
+    """A sum over windows is a depthwise convolution with ones."""
+    x, zero_point, kernel, stride, padding, _ = node.args
+    assert isinstance(x, fx.Node)
+    window, steps, before = (_integers(*values) for values in (kernel, stride, padding))  # type: ignore[misc]
+    channels, sizes, out = x.meta[KEY].shape[1], x.meta[KEY].shape[2:], node.meta[KEY].shape[2:]
+    after = [
+        max(0, (int(count) - 1) * step + length - int(size) - pad)
+        for count, step, length, size, pad in zip(out, steps, window, sizes, before, strict=True)
+    ]
+    ones = w.weight(None, np.ones((channels, 1, *window)))
+    options = {"kernel_shape": window, "strides": steps, "pads": [*before, *after], "group": int(channels)}
+    return w.emit("Conv", [w.value(x, *_integers(zero_point)), ones], **options), 0
+
+
+def _sum(w: _Writer, node: fx.Node) -> tuple[str, int]:
+    x, dims, keepdim, zero_point = node.args
+    axes = w.tensor(np.array(_integers(*dims), np.int64))  # type: ignore[misc]  # a list, by its schema
+    return w.emit("ReduceSum", [w.value(x, *_integers(zero_point)), axes], keepdims=int(bool(keepdim))), 0
+
+
+def _add(w: _Writer, node: fx.Node) -> tuple[str, int]:
+    a, b, scale_a, zero_a, scale_b, zero_b, scale, zero_point, low, high = node.args
+    sides = [
+        w.emit("Mul", [w.value(side, *_integers(zero)), w.number(step)])  # type: ignore[arg-type]  # floats
+        for side, step, zero in ((a, scale_a, zero_a), (b, scale_b, zero_b))
+    ]
+    steps = w.emit("Div", [w.emit("Add", sides), w.number(scale)])  # type: ignore[arg-type]  # a float
+    return w.onto_grid(steps, *_integers(zero_point, low, high))
+
+
+def _mul(w: _Writer, node: fx.Node) -> tuple[str, int]:
+    a, b, zero_a, zero_b = node.args
+    sides = [w.value(side, *_integers(zero)) for side, zero in ((a, zero_a), (b, zero_b))]
+    return w.emit("Mul", sides), 0
+
+
+def _lookup(w: _Writer, node: fx.Node) -> tuple[str, int]:
+    table = w.constant(node.args[1])
+    assert table is not None
+    index = w.emit("Cast", [w.value(node.args[0], -_INDEX)], to=TensorProto.INT64)
+    return w.emit("Gather", [w.tensor(table.astype(np.float32)), index], axis=0), 0
+
+
+def _cat(w: _Writer, node: fx.Node) -> tuple[str, int]:
+    sources = list(node.args[0])  # type: ignore[arg-type]  # a list, by its schema
+    (axis,) = _integers(node.args[1] if len(node.args) > 1 else 0)
+    return w.emit("Concat", [w.value(source, 0) for source in sources], axis=axis), 0
+
+
+_RULES: dict[object, Callable[[_Writer, fx.Node], tuple[str, int]]] = {
+    ops.QUANTIZE: _quantize,
+    ops.DEQUANTIZE: _dequantize,
+    ops.REQUANTIZE: _requantize,
+    ops.INT_CONV: _conv,
+    ops.INT_LINEAR: _linear,
+    ops.INT_MAX_POOL: _max_pool,
+    ops.INT_SUM_POOL: _sum_pool,
+    ops.INT_SUM: _sum,
+    ops.INT_ADD: _add,
+    ops.INT_MUL: _mul,
+    ops.INT_LOOKUP: _lookup,
+    aten.cat.default: _cat,
+}

@@ -1,0 +1,145 @@
+"""What a design is made of, takes and gives: `report.json`, and the same to read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+from .design import Process, is_unrolled
+from .fifos import Fifos
+from .folding import Choice
+from .graph import Depthwise, MatrixVector, acc_bits, weight_bits
+from .parts import USABLE, Part
+from .requantizer import Requantizer
+from .resources import CALIBRATION, Resources, estimate, total
+from .schedule import turns
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    """One process. cycles: of a frame. bits: of what comes in, weights, accumulator, what goes out.
+
+    multiplier: bits of the requantizer's, None where there is none. fifo: depth of what it writes to, in beats.
+    share: of the blocks of weights that are computed, where zeros are skipped. Resources are estimates.
+    """
+
+    name: str
+    node: str
+    kind: str
+    pe: int
+    simd: int
+    cycles: int
+    macs: int
+    bits: tuple[int | None, int | None, int | None, int | None]
+    multiplier: int | None
+    fifo: int
+    share: float
+    weights: str
+    lut: int
+    dsp: int
+    bram: int
+
+
+@dataclass(frozen=True)
+class DesignReport:
+    """A whole design. interval and latency: cycles, by the cycle-level simulation; formula: the interval by formula."""
+
+    part: Part
+    clock: float
+    interval: int
+    formula: int
+    latency: int
+    total: Resources
+    layers: tuple[LayerRow, ...]
+    calibration: str = CALIBRATION
+
+    @property
+    def frames_per_second(self) -> float:
+        """At the clock."""
+        return self.clock * 1e6 / max(self.interval, 1)
+
+    @property
+    def latency_ms(self) -> float:
+        """From the first value of a frame to the last of its result."""
+        return self.latency / self.clock / 1e3
+
+    def to_json(self) -> str:
+        """`report.json`."""
+        derived = {"frames_per_second": self.frames_per_second, "latency_ms": self.latency_ms, "shares": self.shares()}
+        return json.dumps({**asdict(self), **derived, "estimates": ["lut", "dsp", "bram", "clock"]}, indent=1)
+
+    def shares(self) -> dict[str, float]:
+        """What it takes of the part."""
+        return {kind: amount / getattr(self.part, kind) for kind, amount in self.total.items()}
+
+    def to_text(self) -> str:
+        """`report.txt`."""
+        usable = ", ".join(f"{share:.0%} of {kind}" for kind, share in USABLE.items())
+        taken = ", ".join(
+            f"{kind} {amount} ({amount / getattr(self.part, kind):.0%})" for kind, amount in self.total.items()
+        )
+        head = [
+            f"{self.part.name} ({self.part.number}) at {self.clock:g} MHz",
+            f"  frame to frame  {self.interval} cycles, {self.frames_per_second:,.0f} frames a second; by formula {self.formula}",
+            f"  latency         {self.latency} cycles, {self.latency_ms:.3f} ms",
+            f"  estimated       {taken}",
+            f"                  {self.calibration}",
+            f"                  a design may take {usable}",
+            "",
+        ]
+        return "\n".join([*head, *self._table(), ""])
+
+    def _table(self) -> list[str]:
+        titles = "layer", "kind", "pe", "simd", "cycles", "bits in/w/acc/out", "mult", "fifo", "share", "lut", "dsp", "bram"
+        rows = [titles]
+        for row in self.layers:
+            bits = "/".join("-" if width is None else str(width) for width in row.bits)
+            multiplier = "-" if row.multiplier is None else str(row.multiplier)
+            numbers = row.pe, row.simd, row.cycles, bits, multiplier, row.fifo, f"{row.share:.0%}", row.lut, row.dsp, row.bram
+            rows.append((row.name, row.kind, *map(str, numbers)))
+        widths = [max(len(row[column]) for row in rows) for column in range(len(titles))]
+        return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def report_of(choice: Choice, fifos: Fifos, part: Part, clock: float) -> DesignReport:
+    """The report of a design."""
+    resources = estimate(choice.design, fifos.depths)
+    rows = tuple(_row(process, fifos.depths, resources[process.name]) for process in choice.design.processes)
+    return DesignReport(
+        part, clock, fifos.timing.interval, fifos.formula, fifos.timing.latency, total(resources), rows
+    )
+
+
+def _row(process: Process, depths: Mapping[str, int], taken: Resources) -> LayerRow:
+    layer = process.layer
+    weighted = isinstance(layer, MatrixVector | Depthwise)
+    acc = getattr(layer, "acc", None)
+    bits = (
+        process.reads[0].stream.bits,
+        weight_bits(layer.weight) if isinstance(layer, MatrixVector | Depthwise) else None,
+        None if acc is None else acc_bits(acc),
+        process.writes[0].stream.bits,
+    )
+    requantizer: Requantizer | None = getattr(layer, "requantizer", None)
+    return LayerRow(
+        process.name, layer.node if layer else process.reads[0].stream.node, layer.kind if layer else "convert",
+        process.fold.pe, process.fold.simd, turns(process), layer.macs if layer else 0, bits,
+        None if requantizer is None else requantizer.uniform().multiplier_bits,
+        max(depths.get(wire.stream.name, 0) for wire in process.writes), _share(process),
+        "" if not weighted else "constants" if is_unrolled(process) else "streamed" if process.fold.streamed else "on chip",
+        taken.lut, taken.dsp, taken.bram,
+    )  # fmt: skip
+
+
+def _share(process: Process) -> float:
+    """The share of a unit's blocks of weights that its schedule has."""
+    if not isinstance(process.layer, MatrixVector):
+        return 1.0
+    weight = process.layer.weight
+    if is_unrolled(process):
+        return float((weight != 0).mean())
+    if process.steps is None:
+        return 1.0
+    blocks = weight.shape[0] // process.fold.pe * (weight.shape[1] // process.fold.simd)
+    return sum(map(len, process.steps)) / blocks

@@ -1,0 +1,203 @@
+"""What a design takes of a part: estimates by formula, before any synthesis.
+
+The formulas follow FINN-R (Blott et al. 2018, arXiv:1809.04570) in form. Their constants are not calibrated: no
+synthesis tool has run on these designs. Expect a factor of up to two in look-up tables; multipliers and memory blocks
+follow from widths and depths and are closer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from math import ceil
+from typing import Any
+
+from .design import Design, Process, Wire, is_unrolled
+from .graph import (
+    Add,
+    Depthwise,
+    GlobalPool,
+    Lookup,
+    MatrixVector,
+    MaxPool,
+    Multiply,
+    SumPool,
+    Window,
+    acc_bits,
+    weight_bits,
+)
+from .requantizer import Form, Requantizer, bit_length, signed_digits
+from .source import offset_bits
+
+CALIBRATION = "uncalibrated: formulas only, no synthesis has run"
+_BLOCKS = ((36, 512), (18, 1024), (9, 2048), (4, 4096), (2, 8192), (1, 16384))
+"""Widths and depths of a memory block of 18 Kb."""
+_SMALL_DEPTH = 128
+"""Memories of up to so many words are made from look-up tables, 64 words of a bit in each."""
+_SMALL_PRODUCT = 20
+"""Products of up to so many bits times bits are made from look-up tables."""
+_CONTROL = 80
+"""Look-up tables for the counters and handshakes of a process."""
+_DSP_WIDTHS = (26, 17)
+"""Unsigned bits of the two factors of a multiplier."""
+
+
+@dataclass(frozen=True)
+class Resources:
+    """Look-up tables, multipliers, and memory blocks of 18 Kb."""
+
+    lut: int = 0
+    dsp: int = 0
+    bram: int = 0
+
+    def __add__(self, other: Resources) -> Resources:
+        return Resources(self.lut + other.lut, self.dsp + other.dsp, self.bram + other.bram)
+
+    def items(self) -> list[tuple[str, int]]:
+        """Names and amounts."""
+        return [(field.name, getattr(self, field.name)) for field in fields(self)]
+
+
+def memory(width: int, depth: int) -> Resources:
+    """A memory of `depth` words of `width` bits."""
+    if depth <= 1 or width == 0:
+        return Resources()
+    if depth <= _SMALL_DEPTH:
+        return Resources(lut=ceil(depth / 64) * width)
+    return Resources(bram=min(ceil(width / wide) * ceil(depth / deep) for wide, deep in _BLOCKS))
+
+
+def fifo(wire: Wire, depth: int) -> Resources:
+    """A stream: shift registers where it is short."""
+    return Resources(lut=wire.width + 20) if depth <= 32 else memory(wire.width, depth) + Resources(lut=40)
+
+
+def estimate(design: Design, depths: Mapping[str, int]) -> dict[str, Resources]:
+    """What each process and the FIFOs that it writes to take, by its name."""
+    found = {process.name: process_resources(process) for process in design.processes}
+    for process in design.processes:
+        for wire in process.writes:
+            found[process.name] += fifo(wire, depths.get(wire.stream.name, 2))
+    return found
+
+
+def total(parts: Mapping[str, Resources]) -> Resources:
+    """The sum."""
+    return sum(parts.values(), Resources())
+
+
+def process_resources(process: Process) -> Resources:
+    """What one process takes, without its FIFOs."""
+    rule = _RULES.get(type(process.layer))
+    own = rule(process, process.layer) if rule else Resources(lut=sum(wire.width for wire in process.writes))
+    return own + Resources(lut=_CONTROL)
+
+
+def products(count: int, left: int, right: int, fabric: bool) -> Resources:
+    """So many multipliers of those widths."""
+    if fabric or left * right <= _SMALL_PRODUCT:
+        return Resources(lut=count * left * right)
+    wide, narrow = max(left, right), min(left, right)
+    return Resources(dsp=count * ceil(wide / _DSP_WIDTHS[0]) * ceil(narrow / _DSP_WIDTHS[1]))
+
+
+def requantizers(requantizer: Requantizer | None, lanes: int, channels: int, acc: int, fabric: bool) -> Resources:
+    """The requantizers of a unit: one a lane, with the constants of its channels."""
+    if requantizer is None:
+        return Resources(lut=lanes * acc)
+    plain = requantizer.uniform()
+    if plain.forms == {Form.THRESHOLDS}:
+        steps = plain.thresholds.shape[1]
+        return Resources(lut=lanes * steps * ceil(acc / 2)) + memory(lanes * steps * acc, channels // lanes)
+    if channels == lanes:  # every lane has constants of its own: shifts and adders
+        return Resources(lut=int(plain.cost.sum()) + lanes * acc)
+    constants = plain.multiplier_bits + offset_bits(plain) + 8
+    logic = lanes * (4 * acc + (12 * acc if Form.FLOAT in plain.forms else 0))
+    own = products(lanes, acc, plain.multiplier_bits, fabric)
+    return own + Resources(lut=logic) + memory(lanes * constants, channels // lanes if len(plain.form) > 1 else 1)
+
+
+def _matrix_vector(process: Process, layer: MatrixVector) -> Resources:
+    pe, simd, x = process.fold.pe, process.fold.simd, process.reads[0]
+    rows, columns = layer.weight.shape
+    bits, acc = weight_bits(layer.weight), acc_bits(layer.acc)
+    finish = requantizers(layer.requantizer, pe, rows, acc, process.fold.fabric)
+    if is_unrolled(process):
+        return finish + _constants(layer, x.stream.bits, acc, process.fold.fabric)
+    adders = Resources(lut=pe * simd * (x.stream.bits + bits))
+    own = products(pe * simd, x.stream.bits, bits, process.fold.fabric) + adders + finish
+    folds = columns // simd
+    if process.fold.streamed:
+        return own + memory(x.width, folds) + Resources(lut=600)
+    if process.steps is None:
+        return own + memory(x.width, folds) + memory(pe * simd * bits, rows // pe * folds)
+    steps, column = sum(map(len, process.steps)), max(1, (folds - 1).bit_length())
+    vectors = [memory(x.width, 2 * folds)] * pe
+    return sum(vectors, own + memory(pe * simd * bits + pe * column + 1, steps))
+
+
+def _constants(layer: MatrixVector, x: int, acc: int, fabric: bool) -> Resources:
+    """Weights as constants of the circuit. A zero takes nothing, a power of two a wire."""
+    digits = signed_digits(layer.weight)
+    used = int((digits > 0).sum())
+    if fabric:
+        return Resources(lut=int(digits.sum()) * (x + 2) + used)
+    many = int((digits > 2).sum())
+    bits = int(bit_length(abs(layer.weight)).max(initial=1))
+    return products(many, x, bits, fabric) + Resources(lut=int(digits[digits <= 2].sum()) * (x + 2) + used * acc // 4)
+
+
+def _depthwise(process: Process, layer: Depthwise) -> Resources:
+    pe, (channels, taps) = process.fold.pe, layer.weight.shape
+    bits, acc, x = weight_bits(layer.weight), acc_bits(layer.acc), layer.x.bits
+    own = products(pe, x, bits, process.fold.fabric) + Resources(lut=pe * acc)
+    weights = memory(pe * bits, channels // pe * taps)
+    return own + weights + requantizers(layer.requantizer, pe, channels, acc, process.fold.fabric)
+
+
+def _window(process: Process, layer: Window) -> Resources:
+    g, x = layer.geometry, process.reads[0]
+    words = g.lines * g.plane[1] * (layer.x.channels // x.lanes)
+    return memory(x.width, words) + Resources(lut=150 + 2 * x.width)
+
+
+def _max_pool(process: Process, layer: MaxPool) -> Resources:
+    return Resources(lut=2 * process.writes[0].width)
+
+
+def _sum_pool(process: Process, layer: SumPool | GlobalPool) -> Resources:
+    pe, acc = process.fold.pe, acc_bits(layer.acc)
+    own = requantizers(layer.requantizer, pe, layer.y.channels, acc, process.fold.fabric)
+    sums = memory(pe * acc, layer.y.channels // pe) if isinstance(layer, GlobalPool) else Resources()
+    return own + sums + Resources(lut=pe * acc)
+
+
+def _add(process: Process, layer: Add) -> Resources:
+    pe, pair = process.fold.pe, layer.pair
+    if pair.table is not None:
+        return sum([memory(layer.y.bits, pair.table.values.size)] * pe, Resources())
+    width = pair.shift + layer.y.bits + 1
+    return Resources(lut=pe * (pair.adders * width + 2 * layer.y.bits))
+
+
+def _multiply(process: Process, layer: Multiply) -> Resources:
+    pe, (left, right) = process.fold.pe, layer.reads
+    own = products(pe, left.bits + 1, right.bits + 1, process.fold.fabric)
+    return own + requantizers(layer.requantizer, pe, layer.y.channels, acc_bits(layer.acc), process.fold.fabric)
+
+
+def _lookup(process: Process, layer: Lookup) -> Resources:
+    return Resources(lut=process.fold.pe * layer.y.bits * max(1, 1 << max(layer.x.bits - 6, 0)))
+
+
+_RULES: dict[type, Callable[[Process, Any], Resources]] = {
+    MatrixVector: _matrix_vector,
+    Depthwise: _depthwise,
+    Window: _window,
+    MaxPool: _max_pool,
+    SumPool: _sum_pool,
+    GlobalPool: _sum_pool,
+    Add: _add,
+    Multiply: _multiply,
+    Lookup: _lookup,
+}

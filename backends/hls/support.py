@@ -1,0 +1,56 @@
+"""What has a place in a dataflow graph, and the reasons for the rest."""
+
+from __future__ import annotations
+
+import torch
+from torch import fx
+
+from tersor.ir.integer_operators import DEQUANTIZE, QUANTIZE
+from tersor.ir.origin import Origin
+from tersor.ir.program import Program
+from tersor.ir.shapes import KEY
+from tersor.passes.integer.float_islands import float_islands
+from tersor.passes.quantization.placement import operator_of
+
+from ..base import Unsupported
+from .build import Builder
+from .rules import RULES
+
+_EVERYTHING = "Quantize(..., coverage=Coverage.EVERYTHING)"
+
+
+def unsupported_nodes(program: Program) -> list[Unsupported]:
+    """Every node that the target does not take, in graph order: edges, float islands, and what the builder refuses."""
+    islands = {island.node: island.reason for island in float_islands(program)}
+    edges = {node: reason for node in program.graph.nodes if (reason := _edge(program, node)) is not None}
+    refusals = Builder(program, RULES).build().refusals
+    found = []
+    for node in program.graph.nodes:
+        if node in islands:
+            row = operator_of(node), islands[node], _EVERYTHING
+        elif node in edges:
+            row = node.op if node.op != "call_function" else operator_of(node), edges[node], None
+        elif node in refusals:
+            row = operator_of(node), refusals[node].reason, refusals[node].hint
+        else:
+            continue
+        found.append(Unsupported(node.name, *row, Origin.of(node)))
+    return found
+
+
+def _edge(program: Program, node: fx.Node) -> str | None:
+    if node.op == "placeholder":
+        value = node.meta[KEY]
+        if value.dtype is not torch.float32:
+            return f"inputs are float32, this is {str(value.dtype).removeprefix('torch.')}"
+        if any(user.target is not QUANTIZE for user in node.users):
+            return "an input is used that is on no integer grid"
+        return None if node.users else "an input is not used"
+    if node.op != "output":
+        return None
+    for output in program.outputs:
+        if output.target is not DEQUANTIZE:
+            return f"output %{output.name} is no dequantized value"
+        if output.args[0].target is QUANTIZE:  # type: ignore[union-attr]  # of a node, by its schema
+            return f"output %{output.name} is an input: there is nothing to compute"
+    return None

@@ -20,7 +20,7 @@ from tersor.ir.integer_operators import dequantize, quantize
 from ..base import Artifact
 from .graph import Port
 from .requantizer import Ints
-from .toolchain import SIMULATION, compile_program
+from .toolchain import compile_program
 
 INTERFACE = "interface.json"
 SOURCES = "hls"
@@ -99,7 +99,9 @@ class HlsArtifact(Artifact):
 
     @property
     def _name(self) -> str:
-        return next(note.removeprefix("top function ") for note in self.report.notes if note.startswith("top function "))
+        return next(
+            note.removeprefix("top function ") for note in self.report.notes if note.startswith("top function ")
+        )
 
     @property
     def _batched(self) -> bool:
@@ -114,7 +116,9 @@ class HlsArtifact(Artifact):
                 for kind in ("inputs", "outputs")
             }
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ArchiveError(f"{self.path / INTERFACE} is damaged: {error}", hint="lower the program again") from error
+            raise ArchiveError(
+                f"{self.path / INTERFACE} is damaged: {error}", hint="lower the program again"
+            ) from error
 
     def _frames(self, inputs: Sequence[Tensor], frames: int) -> bytes:
         parts = [np.array([frames], np.int64)]

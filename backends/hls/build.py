@@ -139,7 +139,9 @@ class Builder:
         """The stream of an image that travels pixel by pixel, and its rows and columns; rows of 1 for a sequence."""
         value, shape = self.value(node), self.shape(node)
         if len(shape) not in (3, 4) or shape[0] != 1:
-            raise Refusal(f"it reads {list(shape)}: frames come one at a time", "trace with a batch of 1, or a dynamic one")
+            raise Refusal(
+                f"it reads {list(shape)}: frames come one at a time", "trace with a batch of 1, or a dynamic one"
+            )
         channels, plane = shape[1], (1, *shape[2:])[-2:]
         wanted = np.arange(value.stream.count).reshape(*shape[2:], channels)
         if not np.array_equal(np.moveaxis(value.order[0], 0, -1), wanted):
@@ -153,7 +155,10 @@ class Builder:
             return users[0]
         if len(users) == 1 and users[0].target is DEQUANTIZE and users[0] in self.program.outputs:
             return None
-        raise Refusal("its accumulator is read by something else than one requantize", "Quantize(..., coverage=Coverage.EVERYTHING)")
+        raise Refusal(
+            "its accumulator is read by something else than one requantize",
+            "Quantize(..., coverage=Coverage.EVERYTHING)",
+        )
 
     def requantizer(self, node: fx.Node, channels: int) -> Requantizer:
         """The cheapest proven circuit of a requantize node, for that many channels."""
@@ -201,7 +206,9 @@ class Builder:
     def _pads(self, node: fx.Node) -> list[int]:
         found: list[int] = []
         for user in node.users:
-            if user.target in VIEWS or user.target is ops.INT_MAX_POOL:  # what it gives is on the stream of what it takes
+            if (
+                user.target in VIEWS or user.target is ops.INT_MAX_POOL
+            ):  # what it gives is on the stream of what it takes
                 found += self._pads(user)
             elif user.target in _PADDED:
                 zero_point, padding = (user.args[place] for place in _PADDED[user.target])

@@ -148,4 +148,4 @@ def is_unrolled(process: Process) -> bool:
         return False
     rows, columns = process.layer.weight.shape
     simd = process.fold.simd if isinstance(process.layer, MatrixVector) else 1
-    return process.fold.pe == rows and simd == columns
+    return bool(process.fold.pe == rows and simd == columns)

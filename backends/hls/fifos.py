@@ -30,10 +30,10 @@ def size_fifos(design: Design) -> Fifos:
 
     A branch waits at a join for the other, so its FIFO holds what the other has in flight. A window generator takes the
     first lines of a frame at once, so a FIFO in front of it lets what is before it run on between frames. What drops
-    pixels sends a row of them at once, and then none. With depths of what was held at most, no write has to wait that did not before: the schedule is the same, so there is no deadlock;
-    the second simulation shows it.
+    pixels sends a row of them at once, and then none. With depths of what was held at most, no write has to wait that
+    did not before: the schedule is the same, so there is no deadlock; the second simulation shows it.
     """
-    generous = {wire: UNBOUNDED for wire in _joins(design)}
+    generous = dict.fromkeys(_joins(design), UNBOUNDED)
     for process in design.processes:
         if isinstance(process.layer, Window):
             name = process.reads[0].stream.name

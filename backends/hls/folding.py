@@ -45,7 +45,7 @@ class Choice:
 
 
 def fastest(graph: Graph, part: Part) -> Choice:
-    """The fewest cycles a frame that the part has room for. Raises LoweringError where it has not even for the least."""
+    """The fewest cycles a frame that the part has room for. Raises LoweringError where even the least is too much."""
     least = fold_for(graph, None, part)
     if least.excess(part):
         raise _too_big(graph, least, part)
@@ -62,7 +62,7 @@ def fastest(graph: Graph, part: Part) -> Choice:
 
 
 def for_cycles(graph: Graph, cycles: int, part: Part) -> Choice:
-    """The smallest design that takes at most so many cycles a frame. Raises LoweringError with the nearest that fits."""
+    """The smallest design of at most so many cycles a frame. Raises LoweringError with the nearest that fits."""
     found = fold_for(graph, cycles, part)
     if found.cycles <= cycles and not found.excess(part):
         return found
@@ -146,7 +146,7 @@ def divisors(number: int) -> list[int]:
 
 
 def _pairs(layer: Layer) -> list[tuple[int, int]]:
-    """The folds of a layer, the least parallel first; of equal ones that with more inputs, which share a requantizer."""
+    """The folds of a layer, the least parallel first; of equal ones those with more inputs, which share a sum."""
     rows, columns = choices(layer)
     every = [(pe, simd) for pe in divisors(rows) for simd in divisors(columns)]
     return sorted(every, key=lambda pair: (pair[0] * pair[1], -pair[1]))
@@ -168,7 +168,7 @@ def _turns(layer: Layer, geometry: Geometry | None, pe: int, simd: int) -> int:
     behind = _window_turns(geometry, layer.x.channels // lanes) if geometry else 0
     if isinstance(layer, MatrixVector):
         rows, columns = layer.weight.shape
-        dense = layer.pixels * (rows // pe) * (columns // simd)
+        dense: int = layer.pixels * (rows // pe) * (columns // simd)
         own = min(dense, (layer.pixels + 1) * sparse_turns(layer.weight, pe, simd))
     else:
         own = max(stream.count for stream in (*layer.reads, *layer.writes)) // pe
@@ -184,7 +184,7 @@ def sparse_turns(weight: Ints, pe: int, simd: int) -> int:
     rows, columns = weight.shape
     used = (weight.reshape(rows, columns // simd, simd) != 0).any(axis=2).sum(axis=1)
     steps = np.maximum(used.reshape(rows // pe, pe).max(axis=1), 1)
-    return max(int(steps.sum()), columns // simd)
+    return max(int(steps.sum()), int(columns) // simd)
 
 
 def _targets(graph: Graph, most: int) -> set[int]:

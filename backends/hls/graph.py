@@ -133,7 +133,8 @@ class MatrixVector(Layer):
     @property
     def pixels(self) -> int:
         """How many vectors a frame has."""
-        return self.x.count // self.weight.shape[1]
+        columns: int = self.weight.shape[1]
+        return self.x.count // columns
 
 
 @dataclass(frozen=True)
@@ -284,7 +285,7 @@ def _forks(stream: Stream, readers: int, taken: set[str]) -> tuple[list[Layer], 
     forks: list[Layer] = []
     ends: list[Stream] = []
     source = stream
-    for index in range(readers - 1):
+    for _ in range(readers - 1):
         left, right = (replace(stream, name=_unique(f"{stream.name}_copy", taken)) for _ in range(2))
         forks.append(Fork(_unique(f"{stream.name}_fork", taken), stream.node, (source,), (left, right)))
         ends.append(left)
@@ -315,7 +316,7 @@ def sparse_steps(weight: Ints, pe: int, simd: int) -> list[list[list[int]]]:
     blocks than the others repeats one that is zero for it, or its last with weights of zero: `-1` marks that.
     """
     rows, columns = weight.shape
-    used = weight.reshape(rows // pe, pe, columns // simd, simd).any(axis=3)
+    used = np.abs(weight).reshape(rows // pe, pe, columns // simd, simd).max(axis=3)
     schedule = []
     for fold in used:
         blocks = [np.flatnonzero(row).tolist() for row in fold]

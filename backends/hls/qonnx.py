@@ -94,12 +94,18 @@ class _Writer:
         assert isinstance(node, fx.Node)
         if node.op == "placeholder":
             return node.name
+        if node not in self.values:  # a tensor of the program
+            values = self.constant(node)
+            assert values is not None
+            return self.tensor((values.astype(np.int64) - (zero_point or 0)).astype(np.float32))
         name, own = self.values[node]
         if zero_point is None or own == zero_point:
             return name
         return self.emit("Add", [name, self.number(own - zero_point)])
 
-    def emit(self, kind: str, inputs: Sequence[str], *, output: str | None = None, domain: str = "", **given: Any) -> str:
+    def emit(
+        self, kind: str, inputs: Sequence[str], *, output: str | None = None, domain: str = "", **given: Any
+    ) -> str:
         """Append a node; the name of its result."""
         name = output or f"{kind.lower()}_{len(self.nodes)}"
         self.nodes.append(helper.make_node(kind, list(inputs), [name], name=name, domain=domain, **given))
@@ -118,7 +124,7 @@ class _Writer:
     def quant(self, name: str, bits: int, signed: bool) -> str:
         """Integers of so many bits, rounded half to even."""
         parameters = [self.number(1), self.number(0), self.number(bits)]
-        options = {"signed": int(signed), "narrow": 0, "rounding_mode": "ROUND"}
+        options: dict[str, Any] = {"signed": int(signed), "narrow": 0, "rounding_mode": "ROUND"}
         return self.emit("Quant", [name, *parameters], domain=DOMAIN, **options)
 
     def onto_grid(self, name: str, zero_point: int, low: int, high: int) -> tuple[str, int]:
@@ -176,7 +182,8 @@ def _dequantize(w: _Writer, node: fx.Node) -> tuple[str, int]:
     step = w.constant(scale)
     assert step is not None
     if axis is not None:
-        step = step.reshape([-1] + [1] * (node.meta[KEY].dim() - 1 - int(axis)))  # type: ignore[call-overload]
+        (along,) = _integers(axis)
+        step = step.reshape([-1] + [1] * (node.meta[KEY].dim() - 1 - along))
     (zero,) = _integers(zero_point)
     return w.emit("Mul", [w.value(q, zero), w.tensor(step.astype(np.float32))]), 0
 
@@ -217,7 +224,7 @@ def _max_pool(w: _Writer, node: fx.Node) -> tuple[str, int]:
     assert isinstance(x, fx.Node)
     name, zero_point = w.values[x]
     window, steps, pads, spread = (_integers(*values) for values in (kernel, stride, padding, dilation))  # type: ignore[misc]
-    options = {"kernel_shape": window, "strides": steps, "pads": pads * 2, "dilations": spread}
+    options: dict[str, Any] = {"kernel_shape": window, "strides": steps, "pads": pads * 2, "dilations": spread}
     return w.emit("MaxPool", [name], ceil_mode=int(bool(ceil_mode)), **options), zero_point
 
 
@@ -232,8 +239,8 @@ def _sum_pool(w: _Writer, node: fx.Node) -> tuple[str, int]:
         for count, step, length, size, pad in zip(out, steps, window, sizes, before, strict=True)
     ]
     ones = w.weight(None, np.ones((channels, 1, *window)))
-    options = {"kernel_shape": window, "strides": steps, "pads": [*before, *after], "group": int(channels)}
-    return w.emit("Conv", [w.value(x, *_integers(zero_point)), ones], **options), 0
+    options: dict[str, Any] = {"kernel_shape": window, "strides": steps, "pads": [*before, *after]}
+    return w.emit("Conv", [w.value(x, *_integers(zero_point)), ones], group=int(channels), **options), 0
 
 
 def _sum(w: _Writer, node: fx.Node) -> tuple[str, int]:

@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
+import numpy as np
+
 from .design import Process, is_unrolled
 from .fifos import Fifos
 from .folding import Choice
@@ -14,6 +16,8 @@ from .parts import USABLE, Part
 from .requantizer import Requantizer
 from .resources import CALIBRATION, Resources, estimate, total
 from .schedule import turns
+
+_KINDS = ("lut", "dsp", "bram")
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,13 @@ class LayerRow:
     lut: int
     dsp: int
     bram: int
+
+    def cells(self) -> list[object]:
+        """What the table shows of it."""
+        bits = "/".join("-" if width is None else str(width) for width in self.bits)
+        multiplier = "-" if self.multiplier is None else self.multiplier
+        head = [self.name, self.kind, self.pe, self.simd, self.cycles, bits, multiplier, self.fifo]
+        return [*head, f"{self.share:.0%}", self.lut, self.dsp, self.bram]
 
 
 @dataclass(frozen=True)
@@ -81,7 +92,8 @@ class DesignReport:
         )
         head = [
             f"{self.part.name} ({self.part.number}) at {self.clock:g} MHz",
-            f"  frame to frame  {self.interval} cycles, {self.frames_per_second:,.0f} frames a second; by formula {self.formula}",
+            f"  frame to frame  {self.interval} cycles, {self.frames_per_second:,.0f} frames a second",
+            f"  by formula      {self.formula} cycles",
             f"  latency         {self.latency} cycles, {self.latency_ms:.3f} ms",
             f"  estimated       {taken}",
             f"                  {self.calibration}",
@@ -91,13 +103,8 @@ class DesignReport:
         return "\n".join([*head, *self._table(), ""])
 
     def _table(self) -> list[str]:
-        titles = "layer", "kind", "pe", "simd", "cycles", "bits in/w/acc/out", "mult", "fifo", "share", "lut", "dsp", "bram"
-        rows = [titles]
-        for row in self.layers:
-            bits = "/".join("-" if width is None else str(width) for width in row.bits)
-            multiplier = "-" if row.multiplier is None else str(row.multiplier)
-            numbers = row.pe, row.simd, row.cycles, bits, multiplier, row.fifo, f"{row.share:.0%}", row.lut, row.dsp, row.bram
-            rows.append((row.name, row.kind, *map(str, numbers)))
+        titles = ["layer", "kind", "pe", "simd", "cycles", "bits in/w/acc/out", "mult", "fifo", "share", *_KINDS]
+        rows = [titles, *([str(cell) for cell in row.cells()] for row in self.layers)]
         widths = [max(len(row[column]) for row in rows) for column in range(len(titles))]
         return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
@@ -106,14 +113,11 @@ def report_of(choice: Choice, fifos: Fifos, part: Part, clock: float) -> DesignR
     """The report of a design."""
     resources = estimate(choice.design, fifos.depths)
     rows = tuple(_row(process, fifos.depths, resources[process.name]) for process in choice.design.processes)
-    return DesignReport(
-        part, clock, fifos.timing.interval, fifos.formula, fifos.timing.latency, total(resources), rows
-    )
+    return DesignReport(part, clock, fifos.timing.interval, fifos.formula, fifos.timing.latency, total(resources), rows)
 
 
 def _row(process: Process, depths: Mapping[str, int], taken: Resources) -> LayerRow:
     layer = process.layer
-    weighted = isinstance(layer, MatrixVector | Depthwise)
     acc = getattr(layer, "acc", None)
     bits = (
         process.reads[0].stream.bits,
@@ -123,13 +127,27 @@ def _row(process: Process, depths: Mapping[str, int], taken: Resources) -> Layer
     )
     requantizer: Requantizer | None = getattr(layer, "requantizer", None)
     return LayerRow(
-        process.name, layer.node if layer else process.reads[0].stream.node, layer.kind if layer else "convert",
-        process.fold.pe, process.fold.simd, turns(process), layer.macs if layer else 0, bits,
-        None if requantizer is None else requantizer.uniform().multiplier_bits,
-        max(depths.get(wire.stream.name, 0) for wire in process.writes), _share(process),
-        "" if not weighted else "constants" if is_unrolled(process) else "streamed" if process.fold.streamed else "on chip",
-        taken.lut, taken.dsp, taken.bram,
-    )  # fmt: skip
+        name=process.name,
+        node=layer.node if layer else process.reads[0].stream.node,
+        kind=layer.kind if layer else "convert",
+        pe=process.fold.pe,
+        simd=process.fold.simd,
+        cycles=turns(process),
+        macs=layer.macs if layer else 0,
+        bits=bits,
+        multiplier=None if requantizer is None else requantizer.uniform().multiplier_bits,
+        fifo=max(depths.get(wire.stream.name, 0) for wire in process.writes),
+        share=_share(process),
+        weights=_place(process),
+        **dict(taken.items()),
+    )
+
+
+def _place(process: Process) -> str:
+    """Where a unit's weights are."""
+    if not isinstance(process.layer, MatrixVector | Depthwise):
+        return ""
+    return "constants" if is_unrolled(process) else "streamed" if process.fold.streamed else "on chip"
 
 
 def _share(process: Process) -> float:
@@ -138,8 +156,8 @@ def _share(process: Process) -> float:
         return 1.0
     weight = process.layer.weight
     if is_unrolled(process):
-        return float((weight != 0).mean())
+        return np.count_nonzero(weight) / weight.size
     if process.steps is None:
         return 1.0
-    blocks = weight.shape[0] // process.fold.pe * (weight.shape[1] // process.fold.simd)
+    blocks: int = weight.shape[0] // process.fold.pe * (weight.shape[1] // process.fold.simd)
     return sum(map(len, process.steps)) / blocks

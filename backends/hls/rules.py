@@ -1,4 +1,4 @@
-"""What each operator of the integer stage becomes. A table: a line, and a short function, teaches the target a new one."""
+"""What each operator of the integer stage becomes. A table: a line, and a short function, teaches a new one."""
 
 from __future__ import annotations
 
@@ -11,11 +11,9 @@ import torch
 from torch import fx
 
 from tersor.ir import integer_operators as ops
-from tersor.ir.accumulators import value_range
 from tersor.ir.macs import multiply_accumulates
-from tersor.ir.shapes import KEY
 
-from .build import VIEWS, Builder, Refusal, integer, scale_of
+from .build import VIEWS, Builder, Refusal, Value, integer, scale_of
 from .graph import (
     Add,
     Concat,
@@ -128,7 +126,8 @@ def _conv(b: Builder, acc: fx.Node) -> None:
 def _folded_bias(b: Builder, bias: Any, matrix: Ints, move: int) -> Ints:
     """The bias for what travels: sum((q - zp) * w) = sum((q - low) * w) + (low - zp) * sum(w)."""
     given = b.constant(bias)
-    return (0 if given is None else given) + move * matrix.sum(axis=1)
+    folded: Ints = (0 if given is None else given) + move * matrix.sum(axis=1)
+    return folded
 
 
 def _sums(matrix: Ints, bias: Ints, x: Stream) -> tuple[int, int]:
@@ -203,9 +202,7 @@ def _max_pool(b: Builder, node: fx.Node) -> None:
 def _pool_geometry(b: Builder, node: fx.Node, plane: tuple[int, int], *geometry: Any) -> Geometry:
     kernel, stride, padding, dilation = geometry
     out = (1, *b.shape(node)[2:])[-2:]
-    return Geometry(
-        plane, _pair(kernel, 1), _pair(stride, 1), _pair(padding, 0), _pair(dilation, 1), (out[0], out[1])
-    )
+    return Geometry(plane, _pair(kernel, 1), _pair(stride, 1), _pair(padding, 0), _pair(dilation, 1), (out[0], out[1]))
 
 
 def _sum_pool(b: Builder, acc: fx.Node) -> None:
@@ -226,7 +223,7 @@ def _sum_pool(b: Builder, acc: fx.Node) -> None:
 def _sum(b: Builder, acc: fx.Node) -> None:
     x, dims, _, zero_point = acc.args
     value, shape = b.value(x), b.shape(x)
-    summed = sorted(dim % len(shape) for dim in dims)  # type: ignore[union-attr]  # a list, by its schema
+    summed = sorted(integer(dim) % len(shape) for dim in dims)  # type: ignore[union-attr]  # a list, by its schema
     kept = [dim for dim in range(len(shape)) if dim not in summed]
     pixels = math.prod(shape[dim] for dim in summed)
     order = value.order.transpose(summed + kept).reshape(pixels, -1)
@@ -256,7 +253,7 @@ def _two(b: Builder, node: fx.Node) -> tuple[Stream, Stream, Ints]:
 
 def _add(b: Builder, node: fx.Node) -> None:
     left, right, order = _two(b, node)
-    scale_a, zero_a, scale_b, zero_b, scale, zero_point, low, high = node.args[2:]
+    scale_a, _, scale_b, _, scale, zero_point, low, high = node.args[2:]
     grid = [torch.arange(stream.low, stream.high + 1, dtype=torch.int8) for stream in (left, right)]
     values = ops.int_add(*torch.meshgrid(*grid, indexing="ij"), *node.args[2:])  # type: ignore[arg-type]
     table = PairTable(
@@ -265,10 +262,14 @@ def _add(b: Builder, node: fx.Node) -> None:
     ratios = [float(part) / float(scale) for part in (scale_a, scale_b)]  # type: ignore[arg-type]
     y = b.stream(node, left.pixels, left.channels)
     b.add(Add(b.name(node, "_unit"), node.name, (left, right), (y,), cheapest_sum(table, *ratios)))
-    b.values[node] = type(b.values[node.args[0]])(y, order)  # type: ignore[index]
+    b.values[node] = Value(y, order)
 
 
 def _mul(b: Builder, acc: fx.Node) -> None:
+    constants = [b.constant(source) for source in acc.args[:2]]
+    if any(constant is not None for constant in constants):
+        _scale(b, acc, constants[0] is not None)
+        return
     left, right, order = _two(b, acc)
     zero_a, zero_b = integer(acc.args[2]), integer(acc.args[3])
     y, requantizer, node = _result(b, acc, left.pixels, left.channels)
@@ -276,7 +277,29 @@ def _mul(b: Builder, acc: fx.Node) -> None:
         raise Refusal("its product is wanted in float", "Quantize(..., coverage=Coverage.EVERYTHING)")
     unit = (left, right), (y,), (left.low - zero_a, right.low - zero_b), requantizer, b.reach(acc)
     b.add(Multiply(b.name(acc, "_unit"), node.name, *unit))
-    b.values[acc] = type(b.values[acc.args[0]])(y, order)  # type: ignore[index]
+    b.values[acc] = Value(y, order)
+
+
+def _scale(b: Builder, acc: fx.Node, constant_first: bool) -> None:
+    """A product with a constant is a depthwise convolution of one tap; each value is a channel where pixels differ."""
+    places = (1, 0) if constant_first else (0, 1)
+    (x, factor), (zero_x, zero_factor) = ([acc.args[start + place] for place in places] for start in (0, 2))
+    value, given = b.value(x), b.constant(factor)
+    assert given is not None
+    if b.shape(acc) != b.shape(x):
+        raise Refusal("a constant operand is larger than the other", "expand the other in the model")
+    factors = np.zeros(value.stream.count, np.int64)
+    factors[value.order.reshape(-1)] = np.broadcast_to(given, value.order.shape).reshape(-1) - integer(zero_factor)
+    rows = factors.reshape(value.stream.pixels, value.stream.channels)
+    if (rows != rows[0]).any():
+        rows = factors[None]
+    matrix = rows[0][:, None]
+    y, requantizer, node = _result(b, acc, value.stream.count // len(matrix), len(matrix))
+    folded = _folded_bias(b, None, matrix, value.stream.low - integer(zero_x))
+    reach = _sums(matrix, folded, value.stream)
+    unit = (value.stream,), (y,), matrix, folded, requantizer, reach
+    b.add(Depthwise(b.name(acc, "_unit"), node.name, *unit))
+    b.values[acc] = Value(y, value.order)
 
 
 def _lookup(b: Builder, node: fx.Node) -> None:
@@ -287,7 +310,7 @@ def _lookup(b: Builder, node: fx.Node) -> None:
     entries = table[np.arange(x.low, x.high + 1) - _TABLE_START]
     entries = np.clip(entries, y.low, y.high) - y.low  # beyond what is read: padding of another reader
     b.add(Lookup(b.name(node, "_unit"), node.name, (x,), (y,), entries))
-    b.values[node] = type(value)(y, value.order)
+    b.values[node] = Value(y, value.order)
 
 
 def _cat(b: Builder, node: fx.Node) -> None:

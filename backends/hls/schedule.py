@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -38,10 +39,10 @@ def turns(process: Process) -> int:
     layer, fold = process.layer, process.fold
     if isinstance(layer, MatrixVector):
         rows, columns = layer.weight.shape
-        blocks, columns = rows // fold.pe * (columns // fold.simd), columns // fold.simd
+        blocks: int = rows // fold.pe * (columns // fold.simd)
         if process.steps is None:
             return layer.pixels * blocks
-        return (layer.pixels + 1) * max(sum(map(len, process.steps)), columns)
+        return (layer.pixels + 1) * max(sum(map(len, process.steps)), int(columns) // fold.simd)
     if isinstance(layer, Window):
         return fill(process) + sum(max(row) for row in _rows(process, layer))
     if isinstance(layer, Depthwise | MaxPool | SumPool | Subsample | GlobalPool):
@@ -86,7 +87,7 @@ def _rows(process: Process, layer: Window) -> list[tuple[int, int]]:
     g, line = layer.geometry, _line(process, layer)
     sends = g.out[1] * g.taps * (layer.x.channels // process.writes[0].lanes)
     have = [*(lines_for(g, row) for row in range(g.out[0])), g.plane[0]]
-    return [((after - before) * line, sends) for before, after in zip(have, have[1:], strict=False)]
+    return [((after - before) * line, sends) for before, after in itertools.pairwise(have)]
 
 
 def _window(process: Process, layer: Window) -> Schedule:
@@ -112,7 +113,9 @@ def _matrix_vector(process: Process, layer: MatrixVector) -> Schedule:
     folds, blocks = rows // process.fold.pe, columns // process.fold.simd
     if process.steps is None:
         pixel, read, written = folds * blocks, np.arange(blocks), (np.arange(folds) + 1) * blocks - 1
-        return Schedule(layer.pixels * pixel, (_each(layer.pixels, pixel, read),), (_each(layer.pixels, pixel, written),))
+        return Schedule(
+            layer.pixels * pixel, (_each(layer.pixels, pixel, read),), (_each(layer.pixels, pixel, written),)
+        )
     lengths = np.cumsum([len(fold) for fold in process.steps])
     pixel = max(int(lengths[-1]), blocks)
     reads, writes = _each(layer.pixels, pixel, np.arange(blocks)), _each(layer.pixels, pixel, lengths - 1)

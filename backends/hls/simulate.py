@@ -132,7 +132,7 @@ def _start(time: int, passing: list[tuple[Channel, bool]]) -> int | None:
 def simulate(design: Design, depths: Mapping[str, int], frames: int = _FRAMES, compiled: bool | None = None) -> Timing:
     """Run a few frames back to back; inputs come as fast as they are taken.
 
-    compiled: whether by the C++ program, which does the same many times quicker; None takes it where there is a compiler.
+    compiled: whether by the C++ program, which does the same many times quicker; None: where there is a compiler.
 
     Raises Deadlock.
     """
@@ -156,7 +156,7 @@ def simulate(design: Design, depths: Mapping[str, int], frames: int = _FRAMES, c
 def _run(actors: list[Actor], channels: list[Channel], frames: int) -> bool:
     moved = True
     while moved:
-        moved = any([actor.go(channels, frames) for actor in actors])
+        moved = sum(actor.go(channels, frames) for actor in actors) > 0  # every one has its turn
     return all(actor.at == frames * len(actor.places) for actor in actors)
 
 

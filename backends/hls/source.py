@@ -6,8 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from .design import Process, Wire
 from .graph import (
     Add,
@@ -26,7 +24,7 @@ from .graph import (
     acc_bits,
     weight_bits,
 )
-from .requantizer import Form, Ints, Requantizer, bit_length, signed_bits
+from .requantizer import Form, Ints, Requantizer, signed_bits
 
 _WIDTH = 116
 _LEAST_TOTAL = 11
@@ -37,8 +35,8 @@ _LEAST_TOTAL = 11
 class Code:
     """The C++ of one process.
 
-    kernel: the function, of the file `header`. shape: its parameters by name. requantize: the struct that finishes sums.
-    arguments: what follows the streams; names of `constants`. memory: the type of what is read from outside the chip.
+    kernel: the function, of the file `header`. shape: its parameters by name. arguments: what follows the streams,
+    names of `constants`. requantize: the struct that finishes sums. memory: the type of what is read from outside the chip.
     """
 
     kernel: str
@@ -155,7 +153,11 @@ def _one(circuit: _Circuit, name: str) -> tuple[str, ...]:
 def _matrix_vector(process: Process, layer: MatrixVector) -> Code:
     pe, simd = process.fold.pe, process.fold.simd
     rows, columns = layer.weight.shape
-    own, bits, bias = circuit(layer.requantizer, layer.acc, process.writes[0]), weight_bits(layer.weight), _bias(layer.bias)
+    own, bits, bias = (
+        circuit(layer.requantizer, layer.acc, process.writes[0]),
+        weight_bits(layer.weight),
+        _bias(layer.bias),
+    )
     tile = f"weight_tile<{bits}, {pe}, {simd}>"
     tiles = layer.weight.reshape(rows // pe, pe, columns // simd, simd).transpose(0, 2, 1, 3)
     shape: dict[str, object] = {
@@ -175,12 +177,12 @@ def _matrix_vector(process: Process, layer: MatrixVector) -> Code:
         return Code("mvau", "mvau.h", shape, (*weights, *constants), arguments, own.struct, memory)
     packed, schedule = _packed(tiles, steps)
     shape |= {"STEPS": len(schedule), "COLUMN": max(1, (columns // simd - 1).bit_length())}
-    weights = [
+    listed = [
         *array(tile, "weights", (len(packed),), [[step] for step in packed]),
         *array(f"sparse_step<{pe}, {shape['COLUMN']}>", "schedule", (len(schedule),), schedule),
     ]
-    arguments = "weights", "schedule", "bias", "requantize"
-    return Code("mvau_sparse", "mvau.h", shape, (*weights, *constants), arguments, own.struct)
+    names = "weights", "schedule", "bias", "requantize"
+    return Code("mvau_sparse", "mvau.h", shape, (*listed, *constants), names, own.struct)
 
 
 def _bias(values: Ints) -> int:
@@ -200,7 +202,11 @@ def _packed(tiles: Ints, steps: list[list[list[int]]]) -> tuple[list[Any], list[
 
 def _depthwise(process: Process, layer: Depthwise) -> Code:
     pe, (channels, taps) = process.fold.pe, layer.weight.shape
-    own, bits, bias = circuit(layer.requantizer, layer.acc, process.writes[0]), weight_bits(layer.weight), _bias(layer.bias)
+    own, bits, bias = (
+        circuit(layer.requantizer, layer.acc, process.writes[0]),
+        weight_bits(layer.weight),
+        _bias(layer.bias),
+    )
     tiles = layer.weight.reshape(channels // pe, pe, taps).transpose(0, 2, 1).reshape(-1, pe, 1)
     constants = (
         *array(f"weight_tile<{bits}, {pe}, 1>", "weights", (len(tiles),), [[step] for step in tiles.tolist()]),

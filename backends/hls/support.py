@@ -26,6 +26,7 @@ def unsupported_nodes(program: Program) -> list[Unsupported]:
     refusals = Builder(program, RULES).build().refusals
     found = []
     for node in program.graph.nodes:
+        row: tuple[str, str, str | None]
         if node in islands:
             row = operator_of(node), islands[node], _EVERYTHING
         elif node in edges:

@@ -24,9 +24,9 @@ class TightenGrids(Pass):
 
         %q = requantize(%acc, @m, 0, -128, 127)    ->    %q = requantize(%acc, @m, 0, 0, 90)
 
-    The bounds are proven from the constant weights, so no value changes; but a range of 91 values takes 7 bits where 256
-    take 8, and what reads it has a narrower accumulator. Entries of a table that are never read become the nearest ones
-    that are. Runs once over the graph, in order, so that what is found at one operator serves the next.
+    The bounds are proven from the constant weights, so no value changes; but a range of 91 values takes 7 bits where
+    256 take 8, and what reads it has a narrower accumulator. Entries of a table that are never read become the nearest
+    ones that are. Runs once over the graph, in order, so that what is found at one operator serves the next.
     """
 
     takes: ClassVar[frozenset[Stage]] = frozenset({Stage.INTEGER})

@@ -40,15 +40,15 @@ test-gpu: $(STAMP) ## the tests that need an NVIDIA GPU
 	$(BIN)/pytest -m gpu
 
 # A processor that runs AArch64 itself needs its own C compiler alone.
-EMULATION := $(if $(filter aarch64 arm64,$(shell uname -m)),cc,cc qemu-aarch64 aarch64-linux-gnu-gcc)
-PACKAGES := gcc libc6-dev $(if $(filter-out cc,$(EMULATION)),qemu-user gcc-aarch64-linux-gnu libc6-dev-arm64-cross)
+EMULATION := cc g++ $(if $(filter-out aarch64 arm64,$(shell uname -m)),qemu-aarch64 aarch64-linux-gnu-gcc)
+PACKAGES := gcc g++ libc6-dev $(if $(filter qemu-aarch64,$(EMULATION)),qemu-user gcc-aarch64-linux-gnu libc6-dev-arm64-cross)
 
-emulator: ## install what the tests of the neon target run with, where that may be done; else name it
+emulator: ## install what the tests of the neon and hls targets run with, where that may be done; else name it
 	@command -v $(EMULATION) >/dev/null && [ $$(command -v $(EMULATION) | wc -l) = $(words $(EMULATION)) ] || { \
 	    if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	        apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(PACKAGES); \
 	    else \
-	        echo 'to test the neon target: apt-get install $(PACKAGES) (as root)' >&2; [ -z "$$CI" ]; \
+	        echo 'to test the neon and hls targets: apt-get install $(PACKAGES) (as root)' >&2; [ -z "$$CI" ]; \
 	    fi; \
 	}
 

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -22,9 +22,11 @@ from .graph import Port
 from .requantizer import Ints
 from .toolchain import compile_program
 
+if TYPE_CHECKING:
+    from .synthesis import Comparison
+
 INTERFACE = "interface.json"
 SOURCES = "hls"
-_TRACED = "trace"
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,15 @@ class HlsArtifact(Artifact):
         if program.exists() and program.stat().st_mtime >= newest:
             return program
         return compile_program(sources, program, [folder, folder / "simulation"])
+
+    def synthesize(self) -> Comparison:
+        """Run Vitis HLS: simulate with golden vectors, synthesize, export IP; its figures beside the estimates.
+
+        They are written to synthesis.json as well. Raises MissingDependencyError, LoweringError.
+        """
+        from .synthesis import synthesize
+
+        return synthesize(self.path, self.path / SOURCES)
 
     @property
     def _name(self) -> str:

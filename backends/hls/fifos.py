@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from .design import Design, Process
-from .graph import Subsample, Window
+from .graph import MatrixVector, Subsample, Window
 from .schedule import fill, last_pixel, stride_lines, turns
 from .simulate import UNBOUNDED, Timing, simulate
 
@@ -30,14 +30,18 @@ def size_fifos(design: Design) -> Fifos:
 
     A branch waits at a join for the other, so its FIFO holds what the other has in flight. A window generator takes the
     first lines of a frame at once, so a FIFO in front of it lets what is before it run on between frames. What drops
-    pixels sends a row of them at once, and then none. With depths of what was held at most, no write has to wait that
-    did not before: the schedule is the same, so there is no deadlock; the second simulation shows it.
+    pixels sends a row of them at once, and then none. A matrix-vector unit takes a vector at once, and then none while
+    it computes. With depths of what was held at most, no write has to wait that did not before: the schedule is the
+    same, so there is no deadlock; the second simulation shows it.
     """
     generous = dict.fromkeys(_joins(design), UNBOUNDED)
     for process in design.processes:
         if isinstance(process.layer, Window):
             name = process.reads[0].stream.name
             generous.setdefault(name, max(fill(process) + stride_lines(process), SHALLOW))
+        if isinstance(process.layer, MatrixVector) and not process.layer.x.side:
+            wire = process.reads[0]
+            generous.setdefault(wire.stream.name, wire.beats // process.layer.pixels + SHALLOW)
         if isinstance(process.layer, Subsample):
             wire = process.writes[0]
             generous.setdefault(wire.stream.name, wire.beats // process.layer.geometry.out[0] + SHALLOW)

@@ -36,7 +36,8 @@ class Code:
     """The C++ of one process.
 
     kernel: the function, of the file `header`. shape: its parameters by name. arguments: what follows the streams,
-    names of `constants`. requantize: the struct that finishes sums. memory: the type of what is read from outside the chip.
+    names of `constants`. requantize: the struct that finishes sums. memory: the type of what is read from outside the
+    chip.
     """
 
     kernel: str

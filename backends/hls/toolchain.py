@@ -14,6 +14,11 @@ KERNELS = Path(__file__).parent / "kernels"
 SIMULATION = Path(__file__).parent / "simulation"
 """What takes the place of the vendor's headers in a simulation."""
 
+_VITIS: dict[str, tuple[str, ...]] = {
+    "vitis_hls": ("-f",),
+    "vitis-run": ("--mode", "hls", "--tcl"),
+}
+"""Programs that run the script, the older one first, and what stands before its name."""
 _COMPILERS = ("g++", "c++", "clang++")
 _FLAGS = ("-std=c++17", "-O1", "-Wall", "-Wextra", "-Wno-unknown-pragmas")
 
@@ -50,3 +55,19 @@ def compile_program(sources: Sequence[Path], program: Path, include: Sequence[Pa
     if result.returncode:
         raise LoweringError("the C++ sources do not compile here", found=result.stderr.strip()[-3000:])
     return draft.replace(program)
+
+
+def find_vitis() -> tuple[str, ...]:
+    """The command that runs a Tcl script in Vitis HLS, without the script.
+
+    Raises:
+        MissingDependencyError: where it is not installed.
+    """
+    for name, options in _VITIS.items():
+        if found := shutil.which(name):
+            return (found, *options)
+    raise MissingDependencyError(
+        "no Vitis HLS to synthesize with",
+        expected=" or ".join(_VITIS),
+        hint="install Vitis and source its settings64.sh; what is estimated without it stands in report.json",
+    )

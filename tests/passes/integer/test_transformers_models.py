@@ -19,9 +19,27 @@ from tersor.passes.quantization.quantize import Quantize
 
 from .lockstep import lockstep
 
-TEXT: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 50}
-IMAGES = {"pixel_values": (2, 3, 32, 32)}
-TOKENS = {"input_ids": (2, 8)}
+IMAGES: dict[str, tuple[int, ...]] = {"pixel_values": (2, 3, 32, 32)}
+TOKENS: dict[str, tuple[int, ...]] = {"input_ids": (2, 8)}
+_MLP = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+_EXPERTS = {
+    "moe_intermediate_size": 16, "n_routed_experts": 8, "n_group": 2, "topk_group": 1, "num_experts_per_tok": 2,
+    "first_k_dense_replace": 0, "q_lora_rank": 8, "kv_lora_rank": 8, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8,
+    "v_head_dim": 8, "num_key_value_heads": 2,
+}  # fmt: skip
+MODELS: dict[str, tuple[str, str, dict[str, Any], dict[str, tuple[int, ...]]]] = {
+    "resnet": (
+        "ResNetForImageClassification", "ResNetConfig",
+        {"embedding_size": 16, "hidden_sizes": [16, 32], "depths": [1, 1]}, IMAGES,
+    ),
+    "mobilenet": (
+        "MobileNetV2ForImageClassification", "MobileNetV2Config", {"depth_multiplier": 0.25, "image_size": 32}, IMAGES,
+    ),
+    "vit": ("ViTForImageClassification", "ViTConfig", {**_MLP, "image_size": 32, "patch_size": 8}, IMAGES),
+    "bert": ("BertModel", "BertConfig", {**_MLP, "vocab_size": 50}, TOKENS),
+    "llama": ("LlamaForCausalLM", "LlamaConfig", {**_MLP, "vocab_size": 50, "num_key_value_heads": 1}, TOKENS),
+    "deepseek": ("DeepseekV3ForCausalLM", "DeepseekV3Config", {**_MLP, "vocab_size": 50, **_EXPERTS}, TOKENS),
+}  # fmt: skip
 FLOAT: dict[str, set[str]] = {
     "resnet": set(), "mobilenet": set(), "vit": set(), "bert": set(),
     "llama": {"_to_copy"},  # positions become floats for the rotary embedding
@@ -32,25 +50,9 @@ FLOAT: dict[str, set[str]] = {
 
 def model(name: str) -> tuple[nn.Module, Mapping[str, tuple[int, ...]]]:
     torch.manual_seed(0)
-    if name == "resnet":
-        config = tf.ResNetConfig(embedding_size=16, hidden_sizes=[16, 32], depths=[1, 1])
-        return tf.ResNetForImageClassification(config), IMAGES
-    if name == "mobilenet":
-        return tf.MobileNetV2ForImageClassification(tf.MobileNetV2Config(depth_multiplier=0.25, image_size=32)), IMAGES
-    if name == "vit":
-        sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
-        return tf.ViTForImageClassification(tf.ViTConfig(**sizes, image_size=32, patch_size=8)), IMAGES
-    if name == "bert":
-        return tf.BertModel(tf.BertConfig(**TEXT, intermediate_size=64)), TOKENS
-    if name == "llama":
-        config = tf.LlamaConfig(**TEXT, num_key_value_heads=1, intermediate_size=64)
-        return tf.LlamaForCausalLM(config), TOKENS
-    config = tf.DeepseekV3Config(
-        **TEXT, num_key_value_heads=2, intermediate_size=64, moe_intermediate_size=16, n_routed_experts=8, n_group=2,
-        topk_group=1, num_experts_per_tok=2, first_k_dense_replace=0, q_lora_rank=8, kv_lora_rank=8,
-        qk_rope_head_dim=8, qk_nope_head_dim=8, v_head_dim=8,
-    )  # fmt: skip
-    return tf.DeepseekV3ForCausalLM(config), TOKENS
+    kind, config, sizes, shapes = MODELS[name]
+    net: nn.Module = getattr(tf, kind)(getattr(tf, config)(**sizes))
+    return net, shapes
 
 
 def batch(shapes: Mapping[str, tuple[int, ...]], seed: int) -> dict[str, Tensor]:
@@ -86,11 +88,8 @@ def test_each_operator_is_within_a_step_of_the_simulation(name: str) -> None:
 def test_whole_sizes(name: str) -> None:
     """ResNet-50 and MobileNetV2 of their default configs at 224 x 224."""
     torch.manual_seed(0)
-    net: nn.Module = (
-        tf.ResNetForImageClassification(tf.ResNetConfig(num_labels=1000))
-        if name == "resnet"
-        else tf.MobileNetV2ForImageClassification(tf.MobileNetV2Config())
-    )
+    kind, config, *_ = MODELS[name]
+    net: nn.Module = getattr(tf, kind)(getattr(tf, config)())
     shapes = {"pixel_values": (1, 3, 224, 224)}
     program = trace(net.eval(), (), batch(shapes, 0))
     simulated = Quantize(calibration=[batch(shapes, 0)], coverage=Coverage.EVERYTHING)(program)

@@ -25,6 +25,7 @@ from .options import Better, Training
 from .randomness import Stream, preserved
 from .resuming import Keeper
 from .schedules import rate
+from .sharding import check_sharding, gather, shard
 from .task import Task
 
 
@@ -95,6 +96,9 @@ class Loop:
         task.to(self.accelerator.device)
         task.begin(self.steps)
         self.average = None if options.average is None else Average(options.average, task.state())
+        self.sharded = options.shard and self.world > 1
+        if self.sharded:
+            check_sharding(task, options)
         self.build()
 
     # -- the run ---------------------------------------------------------------------------------------------------
@@ -174,8 +178,21 @@ class Loop:
         for parameter in self.parameters:
             parameter.grad = None
         step = _Step(self.task, self.parameters)
-        self.model, self.optimizer = self.accelerator.prepare(step, self.options.build(groups))
+        if self.sharded:
+            self._shard(step, groups)
+            self.model, self.optimizer = step, self.accelerator.prepare(self.options.build(groups))
+        else:
+            self.model, self.optimizer = self.accelerator.prepare(step, self.options.build(groups))
         self.load_optimizer_states(known)
+
+    def _shard(self, step: _Step, groups: list[dict[str, Any]]) -> None:
+        """Let the groups hold this process's parts of their parameters."""
+        step.body = self.task.body()
+        shard(step, self.accelerator.device)
+        parts = dict(zip(map(id, self.parameters), step.trained, strict=True))
+        for group in groups:
+            group["params"] = [parts[id(parameter)] for parameter in group["params"]]
+        self.parameters = list(step.trained)
 
     def optimizer_states(self) -> dict[str, dict[str, Any]]:
         """What the optimizer remembers of each parameter, by name."""
@@ -239,6 +256,8 @@ class Loop:
     def _check_gradients(self) -> None:
         if self.options.clip_norm is not None:
             norm = self.accelerator.clip_grad_norm_(self.parameters, self.options.clip_norm)
+        elif self.sharded:
+            norm = self.accelerator.clip_grad_norm_(self.parameters, math.inf)
         else:
             norm = nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
         scaler = self.accelerator.scaler
@@ -265,6 +284,8 @@ class Loop:
     def _evaluate(self) -> None:
         """Evaluate the weights, or their mean; remember the best."""
         state = self.task.state()
+        if self.sharded:
+            gather(state, self.names, self.parameters)
         with self.average.swapped(state) if self.average is not None else nullcontext(), torch.no_grad(), preserved():
             self.metric = self.task.evaluate()
             value, better = self.metric, self.better

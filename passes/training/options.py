@@ -73,6 +73,7 @@ class Training:
     checkpoint: a folder; a run that is started again there goes on from its last checkpoint, to the same bits.
     checkpoint_every: steps between checkpoints; None means once an epoch.
     own_batches: under torchrun, each process was given batches of its own; else all have the same and share them out.
+    shard: under torchrun, divide parameters, gradients and the optimizer's memory among the processes (FSDP2).
     progress: draw a bar; None draws one where stderr is a terminal and nothing else does already.
     """
 
@@ -95,6 +96,7 @@ class Training:
     checkpoint: str | Path | None = None
     checkpoint_every: int | None = None
     own_batches: bool = False
+    shard: bool = False
     progress: bool | None = None
 
     def __post_init__(self) -> None:

@@ -199,6 +199,18 @@ class ProgramTask(Task):
     def explain(self, batch: Any, share: float) -> TrainingError | None:
         return first_bad_tensor(self.training, batch, self.parameters())
 
+    def body(self) -> nn.Module:
+        return self.training.module
+
+    def whole_tensors(self) -> str | None:
+        if self.masks:
+            return "masks of sparse parameters"
+        if self.settings.events:
+            return "passes in the middle of the run"
+        if self.step_sizes is not None:
+            return "learned step sizes"
+        return "what a companion learns" if self._learned_by_companion() else None
+
     def save_structure(self, stem: Path) -> None:
         if self.settings.events:
             self.program.save(stem.with_suffix(".tersor"))

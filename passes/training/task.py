@@ -62,6 +62,14 @@ class Task(ABC):
         """The first tensor that is not finite, as an error; called once the loss is not finite."""
         return None
 
+    def body(self) -> nn.Module:
+        """The module whose parameters the loss reads, for a sharded run."""
+        return nn.Module()
+
+    def whole_tensors(self) -> str | None:
+        """What of this task needs whole tensors at every step, if anything does: it cannot be sharded then."""
+        return "this task"
+
     def save_structure(self, stem: Path) -> None:  # noqa: B027  # optional
         """Write what is not a tensor and changes in the run, such as a pruned graph, beside a checkpoint.
 

@@ -52,16 +52,16 @@ def test_there_were_two(runs: dict[str, Path]) -> None:
     assert (figures(runs["one"])["world"], figures(runs["two"])["world"]) == ([1], [2])
 
 
-@pytest.mark.parametrize("name", ["frozen", "moving"])
+@pytest.mark.parametrize("name", ["frozen", "moving", "sharded"])
 def test_training_gives_what_one_process_gives(runs: dict[str, Path], name: str) -> None:
-    """With batch norm's statistics frozen, and moving: those are taken over the batches of both."""
+    """With batch norm's statistics frozen, and moving: those are taken over the batches of both. And with FSDP2."""
     expected, found = program(runs["one"], name), program(runs["two"], name)
     for key, value in expected.tensors().items():
         torch.testing.assert_close(found.tensor(key), value, rtol=1e-4, atol=1e-5, msg=key)
     assert figures(runs["two"])[name] == pytest.approx(figures(runs["one"])[name], abs=1e-4)
 
 
-@pytest.mark.parametrize("name", ["frozen", "moving", "kept", "min_max", "mse", "output"])
+@pytest.mark.parametrize("name", ["frozen", "moving", "sharded", "kept", "min_max", "mse", "output"])
 def test_both_processes_hold_the_same_bits(runs: dict[str, Path], name: str) -> None:
     assert networks.same(program(runs["two"], name), program(runs["two"], name, 1))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 import sys
@@ -40,6 +41,7 @@ def main(out: Path, size: int) -> None:
     programs, figures = {}, {}
     programs["frozen"], figures["frozen"] = train(size, options, freeze_batch_norm=0.0)
     programs["moving"], figures["moving"] = train(size, options)
+    programs["sharded"], figures["sharded"] = train(size, dataclasses.replace(options, shard=True))
     folder = out / "checkpoints"
     short = ts.Training(steps=6, learning_rate=0.01, checkpoint=folder, checkpoint_every=2, progress=False)
     programs["kept"], _ = train(size, short)

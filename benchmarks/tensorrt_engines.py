@@ -100,19 +100,36 @@ def _peer(
     folder: Path,
     artifact: TensorRTArtifact,
 ) -> tuple[Built | None, str]:
-    """What the peer's file becomes, or why it does not."""
-    built = folder / "peer"
-    built.mkdir()
-    _quantize_static(_exported(model, inputs, folder / "float.onnx"), built / "model.onnx", calibration)
-    shutil.copy(artifact.path / "build_engine.py", built)
+    """What the peer's file becomes, and what had to be done for that.
+
+    With its defaults the quantizer puts constants onto grids that TensorRT refuses: then its products alone.
+    """
+    exported = _exported(model, inputs, folder / "float.onnx")
+    built, refusal = None, ""
+    for operators, said in (
+        (None, ""),
+        (["Conv", "Gemm", "MatMul"], "; built with its convolutions and products alone"),
+    ):
+        place = folder / ("peer_products" if operators else "peer")
+        place.mkdir()
+        _quantize_static(exported, place / "model.onnx", calibration, operators)
+        built, why = _build(place, artifact)
+        if built is not None:
+            return built, f"{refusal}{said}"
+        refusal = f"the peer's file is refused: {why}"
+    return built, refusal
+
+
+def _build(folder: Path, artifact: TensorRTArtifact) -> tuple[Built | None, str]:
+    """Build the ONNX file in a folder as ours was built; why not, where it is refused."""
+    shutil.copy(artifact.path / "build_engine.py", folder)
     request = json.loads((artifact.path / "build.json").read_text())
-    (built / "build.json").write_text(json.dumps({**request, "profiles": [], "timing_cache": None}))
-    done = subprocess.run([sys.executable, built / "build_engine.py"], capture_output=True, text=True, check=False)
+    (folder / "build.json").write_text(json.dumps({**request, "profiles": [], "timing_cache": None}))
+    done = subprocess.run([sys.executable, folder / "build_engine.py"], capture_output=True, text=True, check=False)
     if done.returncode:
-        return None, f"the peer's file is refused: {(done.stdout or done.stderr).strip().splitlines()[0][:200]}"
-    result = json.loads((built / "result.json").read_text())
-    plan = built / "model.engine"
-    return (result["seconds"], plan.stat().st_size, _integer_share(built / "model.onnx", plan)), ""
+        return None, (done.stdout or done.stderr).strip().splitlines()[0][:160]
+    result, plan = json.loads((folder / "result.json").read_text()), folder / "model.engine"
+    return (result["seconds"], plan.stat().st_size, _integer_share(folder / "model.onnx", plan)), ""
 
 
 def _exported(model: nn.Module, inputs: dict[str, Tensor], path: Path) -> Path:
@@ -125,7 +142,9 @@ def _exported(model: nn.Module, inputs: dict[str, Tensor], path: Path) -> Path:
     return path
 
 
-def _quantize_static(source: Path, target: Path, calibration: list[dict[str, Tensor]]) -> None:
+def _quantize_static(
+    source: Path, target: Path, calibration: list[dict[str, Tensor]], operators: list[str] | None
+) -> None:
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime is not typed
@@ -138,11 +157,11 @@ def _quantize_static(source: Path, target: Path, calibration: list[dict[str, Ten
         def get_next(self) -> Any:
             return next(self.samples, None)
 
+    kinds = {"activation_type": QuantType.QInt8, "weight_type": QuantType.QInt8, "quant_format": QuantFormat.QDQ}
+    symmetric = {"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False}
     quantize_static(
-        source, target, Reader(), quant_format=QuantFormat.QDQ, per_channel=True, activation_type=QuantType.QInt8,
-        weight_type=QuantType.QInt8,
-        extra_options={"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False},
-    )  # fmt: skip
+        source, target, Reader(), op_types_to_quantize=operators, per_channel=True, extra_options=symmetric, **kinds
+    )
 
 
 def _integer_share(model: Path, plan: Path) -> float:

@@ -40,6 +40,7 @@ PASSES: Registry[Pass] = Registry(
         "quantize_dynamic": "tersor.passes.quantization.quantize_dynamic:QuantizeDynamic",
         "recover_operators": "tersor.passes.canonical.recover_operators:RecoverOperators",
         "share_residual_grids": "tersor.passes.quantization.share_residual_grids:ShareResidualGrids",
+        "split_linears": "tersor.passes.rewriting.split_linears:SplitLinears",
         "symmetrize_grids": "tersor.passes.quantization.symmetrize_grids:SymmetrizeGrids",
         "unify_joined_grids": "tersor.passes.quantization.unify_joined_grids:UnifyJoinedGrids",
         "remove_blocks": "tersor.passes.pruning.remove_blocks:RemoveBlocks",

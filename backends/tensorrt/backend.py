@@ -19,6 +19,7 @@ from tersor.passes.quantization.free_fused_values import FreeFusedValues
 from tersor.passes.quantization.share_residual_grids import ShareResidualGrids
 from tersor.passes.quantization.symmetrize_grids import SymmetrizeGrids
 from tersor.passes.quantization.unify_joined_grids import UnifyJoinedGrids
+from tersor.passes.rewriting.split_linears import SplitLinears
 
 from ..base import Artifact, Backend, Unsupported
 from .build_engine import INSTALL, PACKAGES
@@ -152,7 +153,7 @@ class TensorRT(Backend):
 
     def passes(self) -> tuple[Pass, ...]:
         """Placement: symmetric grids, one grid for what is joined, both branches of sums, none inside a kernel."""
-        return (SymmetrizeGrids(), UnifyJoinedGrids(), ShareResidualGrids(), FreeFusedValues())
+        return (SymmetrizeGrids(), UnifyJoinedGrids(), ShareResidualGrids(), FreeFusedValues(), SplitLinears())
 
     def supports(self, program: Program, node: fx.Node) -> Unsupported | None:
         return next((found for found in self.unsupported(program) if found.node == node.name), None)

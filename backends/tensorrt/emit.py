@@ -48,7 +48,7 @@ def emit(program: Program, out: Path, backend: TensorRT) -> TensorRTArtifact:
         draft = Path(scratch)
         written = write_model(model, draft, external=backend.external_data)
         written += _write_script(draft, _request(program, backend, profiles))
-        notes = _notes(program)
+        notes = _notes(program, backend)
         info = _build(program, draft, out, backend, profiles, notes)
         if info is not None:
             written += [draft / PLAN, write_info(draft, info)]
@@ -139,12 +139,12 @@ def _elsewhere() -> str:
     return f"build with: python {SCRIPT}, on a machine with TensorRT"
 
 
-def _notes(program: Program) -> list[str]:
+def _notes(program: Program, backend: TensorRT) -> list[str]:
     """What placement changed, so that it is never silent."""
     if program.stage is Stage.FLOAT:
         return ["the program is not quantized"]
-    passes = ("symmetrize_grids", "unify_joined_grids", "share_residual_grids", "free_fused_values")
-    return [note for entry in program.history if entry.name in passes for note in entry.notes]
+    names = {step.name for step in backend.passes()}
+    return [note for entry in program.history if entry.name in names for note in entry.notes]
 
 
 def _place(written: Sequence[Path], out: Path) -> list[Path]:

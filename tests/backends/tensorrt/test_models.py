@@ -136,3 +136,29 @@ def test_attention_that_is_quantized_has_int8_products_and_a_float_softmax(tmp_p
     assert all(row.integer for row in rows.values())
     assert artifact.integer_share() == 1.0
     assert any("grids between fused operators taken away" in note for note in artifact.report.notes)
+
+
+@pytest.mark.parametrize("cut", ["split", "chunk", "unbind"])
+def test_query_key_and_value_from_one_linear_stay_int8(cut: str, tmp_path: Path) -> None:
+    class Joined(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.joined, self.out = nn.Linear(64, 192), nn.Linear(64, 64)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.joined(x)
+            if cut == "unbind":
+                q, k, v = y.reshape(2, 16, 3, 4, 16).permute(2, 0, 3, 1, 4).unbind(0)
+            else:
+                parts = y.split(64, -1) if cut == "split" else y.chunk(3, -1)
+                q, k, v = (part.reshape(2, 16, 4, 16).transpose(1, 2) for part in parts)
+            attended = nn.functional.scaled_dot_product_attention(q, k, v)
+            out: Tensor = self.out(attended.transpose(1, 2).reshape(2, 16, 64))
+            return out
+
+    torch.manual_seed(0)
+    x = torch.randn(2, 16, 64)
+    program = Quantize(INT8_SYMMETRIC, calibration=[x], correct_bias=False)(trace(Joined(), (x,)))
+    artifact = build(program, tmp_path)
+    assert artifact.integer_share("linear") == 1.0
+    assert difference([program(x).detach()], [artifact.run_onnx(x)]).sqnr > 30

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import inspect
 import sys
 import types
 import typing
@@ -21,7 +22,8 @@ import yaml
 from tersor.ir.errors import RecipeError, TersorError
 from tersor.ir.quantization import SCHEMES, Scheme
 from tersor.ir.registry import unknown
-from tersor.passes.base import Pass
+from tersor.ir.sparsity import PATTERNS, Channel, Pattern
+from tersor.passes.base import Pass, snake_case
 from tersor.passes.registry import PASSES
 
 if sys.version_info >= (3, 11):
@@ -131,9 +133,39 @@ def convert(value: Any, hint: Any, where: str) -> Any:
         if value not in [member.value for member in hint]:
             raise unknown(f"{hint.__name__} ({where})", str(value), [str(member.value) for member in hint])
         return hint(value)
+    if choices := _choices(hint):
+        return _chosen(value, choices, hint.__name__, where)
     if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
         return _dataclass(value, hint, where)
     return _plain(value, hint, where)
+
+
+def _choices(hint: Any) -> dict[str, Any]:
+    """The classes by name that a field of an abstract class takes: criteria, targets, patterns of zeros."""
+    if hint is Pattern:
+        return {name: kind for name, kind in PATTERNS.items() if kind is not Channel}
+    abstract = isinstance(hint, type) and inspect.isabstract(hint) and dataclasses.is_dataclass(hint)
+    if not abstract or issubclass(hint, Pass):
+        return {}
+    found, stack = dict[str, Any](), [hint]
+    while stack:
+        for kind in stack.pop().__subclasses__():
+            stack.append(kind)
+            if not inspect.isabstract(kind):
+                found[snake_case(kind.__name__)] = kind
+    return found
+
+
+def _chosen(value: Any, choices: Mapping[str, Any], what: str, where: str) -> Any:
+    """`name`, `name: first option`, or `name: {option: value}`. Raises RecipeError."""
+    name, options = value, dict[str, Any]()
+    if isinstance(value, Mapping) and len(value) == 1:
+        ((name, options),) = value.items()
+    if not isinstance(name, str) or name not in choices:
+        raise unknown(f"{what} ({where})", str(name), sorted(choices))
+    if not isinstance(options, Mapping):
+        options = {dataclasses.fields(choices[name])[0].name: options}
+    return _dataclass(options, choices[name], where)
 
 
 def _union(value: Any, alternatives: tuple[Any, ...], where: str) -> Any:

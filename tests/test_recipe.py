@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+import tersor as ts
 from tersor.ir.errors import RecipeError
 from tersor.ir.quantization import SCHEMES, Observer, Scheme
 from tersor.passes.base import Pass
@@ -181,3 +182,19 @@ def test_a_key_given_twice_is_refused(tmp_path: Path) -> None:
     path.write_text("passes:\n  - quantize: {observer: mse, observer: entropy}\n")
     with pytest.raises(RecipeError, match="given twice"):
         load_recipe(path)
+
+
+def test_targets_criteria_and_patterns_go_by_name() -> None:
+    recipe = {
+        "passes": [
+            {"prune_channels": {"target": {"macs": 0.5}, "criterion": {"magnitude": {"norm": 1}}, "kinds": ["heads"]}},
+            {"sparsify": {"pattern": {"n_m": {"n": 1, "m": 4}}, "criterion": "weight_magnitude"}},
+        ]
+    }
+    prune, sparsify = build_passes(recipe)
+    assert prune == ts.PruneChannels(ts.Macs(0.5), ts.Magnitude(1), kinds=(ts.Kind.HEADS,))
+    assert sparsify == ts.Sparsify(ts.NM(1, 4), ts.WeightMagnitude())
+    with pytest.raises(ts.TersorError, match="did you mean 'macs'"):
+        build_passes({"passes": [{"prune_channels": {"target": {"mac": 0.5}}}]})
+    with pytest.raises(ts.TersorError, match="share that is left"):
+        build_passes({"passes": [{"prune_channels": {"target": {"macs": 2.0}}}]})

@@ -86,6 +86,10 @@ class ShapeContext:
             return int(expr)
         return str(expr.xreplace({symbol: sympy.Symbol(name) for symbol, name in self._names.items()}))
 
+    def names(self, size: torch.SymInt) -> frozenset[str]:
+        """The dynamic dimensions that a size depends on."""
+        return frozenset(self._names[symbol] for symbol in size.node.expr.free_symbols if symbol in self._names)
+
     def evaluate(self, size: Any, sizes: Mapping[str, int]) -> int:
         """A size as a number where the dynamic dimensions are `sizes`, and 1 where it depends on data."""
         if isinstance(size, int):

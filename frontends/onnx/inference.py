@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from tersor.ir.errors import TraceError
+from tersor.ir.errors import TraceError, VerificationError
 from tersor.ir.program import Program
 from tersor.ir.shapes import KEY, infer
 
 from .budget import MOST_AXES, MOST_DYNAMIC
+from .equal_dimensions import UnequalDimensionsError, dims_of
 
 WORK_OF_NEW = 40
 _WORK_OF_KNOWN = 2
@@ -46,7 +47,13 @@ class Inference:
         return result
 
     def _inferred(self, node: fx.Node) -> Any:
-        result = infer(self.program, node)
+        try:
+            result = infer(self.program, node)
+        except VerificationError as error:
+            dims = dims_of(self.program, node)
+            if len(dims) > 1:
+                raise UnequalDimensionsError(error, dims) from error
+            raise
         self.work = WORK_OF_NEW
         for item in result if isinstance(result, tuple | list) else (result,):
             sizes = item.shape if isinstance(item, Tensor) else (item,)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from tersor.ir.block_operators import FAKE_QUANTIZE_BLOCKS, FAKE_QUANTIZE_DYNAMIC
@@ -12,9 +13,10 @@ from tersor.ir.stage import Stage
 from tersor.ir.verifier import verify
 
 from . import rules as rules  # registers them
+from .equal_dimensions import MOST_TRIES, differing, merged
 from .importer import Importer
 from .interpret import Interpreter
-from .model_file import read
+from .model_file import ModelFile, read, signature_of
 
 _QUANTIZE = (FAKE_QUANTIZE, FAKE_QUANTIZE_BIAS, FAKE_QUANTIZE_BLOCKS, FAKE_QUANTIZE_DYNAMIC)
 
@@ -43,7 +45,23 @@ def load_onnx(path: str | Path) -> Program:
 
 
 def _imported(path: Path) -> Program:
+    """Import the file, if need be with dimensions made equal; the first error where that does not help."""
     file = read(path)
+    first: TersorError | None = None
+    for _ in range(MOST_TRIES):
+        try:
+            return _built(file)
+        except TersorError as error:
+            first = first or error
+            equal = merged(signature_of(file).inputs, dims, file.equal) if (dims := differing(error)) else None
+            if equal is None:
+                break
+            file = replace(file, equal=equal)
+    assert first is not None, "the loop ends by it"
+    raise first
+
+
+def _built(file: ModelFile) -> Program:
     importer = Importer(file)
     outputs = Interpreter(importer).graph()
     program = importer.program
@@ -53,7 +71,8 @@ def _imported(path: Path) -> Program:
     if any(program.graph.find_nodes(op="call_function", target=target) for target in _QUANTIZE):
         program.stage = Stage.FAKE_QUANT
     verify(program, shapes=())
-    return program.recorded(HistoryEntry("load_onnx", {"path": file.path.name}))
+    notes = tuple(f"dimension {name} taken to be {kept}" for name, kept in sorted(file.equal.items()))
+    return program.recorded(HistoryEntry("load_onnx", {"path": file.path.name}, notes))
 
 
 def _first_line(error: Exception) -> str:

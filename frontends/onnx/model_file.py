@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +30,17 @@ _FREE_MESSAGES, _BYTES_PER_MESSAGE = 1 << 20, 16
 
 @dataclass(frozen=True)
 class ModelFile:
-    """A model as it stands in a file, with the opset of each domain and the model's own functions."""
+    """A model as it stands in a file, with the opset of each domain and the model's own functions.
+
+    equal: names of dimensions that are taken for others.
+    """
 
     path: Path
     size: int
     model: ModelProto
     opsets: Mapping[str, int]
     functions: Mapping[tuple[str, str], FunctionProto]
+    equal: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def graph(self) -> GraphProto:
@@ -126,7 +130,7 @@ def signature_of(file: ModelFile) -> Signature:
     Raises TraceError naming an input that is no tensor, has no shape, or has a type that torch lacks.
     """
     dims: dict[str, Range] = {}
-    specs = tuple(_spec(value, dims, file.path) for value in file.inputs)
+    specs = tuple(_spec(value, dims, file) for value in file.inputs)
     names = [value.name for value in file.graph.output]
     repeated = _repeated([spec.name for spec in specs]) or _repeated(names)
     if repeated or not names:
@@ -145,7 +149,8 @@ def _repeated(names: Sequence[str]) -> str | None:
     return next((name for name, count in Counter(names).items() if count > 1), None)
 
 
-def _spec(value: ValueInfoProto, dims: dict[str, Range], path: Path) -> TensorSpec:
+def _spec(value: ValueInfoProto, dims: dict[str, Range], file: ModelFile) -> TensorSpec:
+    path = file.path
     kind = value.type.WhichOneof("value")
     tensor = value.type.tensor_type
     if kind != "tensor_type" or not tensor.HasField("shape"):
@@ -160,6 +165,7 @@ def _spec(value: ValueInfoProto, dims: dict[str, Range], path: Path) -> TensorSp
             shape.append(dim.dim_value)
         else:
             label = identifier(dim.dim_param or f"{value.name}_dim{place}")
+            label = file.equal.get(label, label)
             dims[label] = Range()
             shape.append(label)
     try:

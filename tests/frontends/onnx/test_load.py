@@ -383,6 +383,30 @@ def test_a_broken_model_is_refused_naming_file_and_node(
     assert "net.onnx" in str(raised.value)
 
 
+# -- Dimensions --------------------------------------------------------------------------------------------------------
+
+
+def test_dimensions_named_apart_are_equal_where_an_operator_needs_it(tmp_path: Path) -> None:
+    """The batch of each input has a name of its own, or none, and the lengths have theirs."""
+    nodes = [
+        helper.make_node("Shape", ["x"], ["sizes"], start=0, end=1),
+        helper.make_node("Concat", ["sizes", "rest"], ["to"], axis=0),
+        helper.make_node("Reshape", ["mask", "to"], ["rows"]),
+        helper.make_node("Concat", ["x", "rows"], ["y"], axis=1),
+    ]
+    inputs: dict[str, Shape] = {"x": ["b", "n"], "mask": ["c", "m"]}
+    program = load(build(nodes, inputs, ["y"], {"rest": np.array([-1])}), tmp_path)
+    assert [str(spec) for spec in program.signature.inputs] == ["x: float32[b, n]", "mask: float32[b, m]"]
+    assert program.history[0].notes == ("dimension c taken to be b",)
+    assert program(torch.zeros(2, 3), torch.ones(2, 4)).tolist() == [[0.0] * 3 + [1.0] * 4] * 2
+
+
+def test_where_equal_dimensions_do_not_help_the_first_error_stands(tmp_path: Path) -> None:
+    nodes = [helper.make_node("Concat", ["x", "z"], ["y"], axis=1)]
+    with pytest.raises(TraceError, match=r"node 'y' \(Concat\)"):
+        load(build(nodes, {"x": ["b", "n"], "z": ["c", "m", 2]}, ["y"]), tmp_path)
+
+
 # -- Small things that exporters write --------------------------------------------------------------------------------
 
 

@@ -9,6 +9,7 @@ from .results import publish
 
 NAMES = (
     "neon_kernels",
+    "integer_differences",
     "onnx_float_speed",
     "onnx_import",
     "pass_time",

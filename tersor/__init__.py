@@ -19,6 +19,7 @@ from tersor.ir.sparsity import NM, Block, Unstructured
 from tersor.ir.stage import Stage
 from tersor.passes.base import Pass, PassResult, Promise
 from tersor.passes.canonical.canonicalize import Canonicalize
+from tersor.passes.integer.lower_to_integer import LowerToInteger
 from tersor.passes.manager import PassManager
 from tersor.passes.processes import join_processes
 from tersor.passes.pruning.criteria import (
@@ -45,6 +46,7 @@ from tersor.passes.quantization.precision_plan import PrecisionPlan
 from tersor.passes.quantization.quantize import Quantize
 from tersor.passes.quantization.quantize_dynamic import QuantizeDynamic
 from tersor.passes.quantization.quantize_weights import QuantizeWeights
+from tersor.passes.quantization.snap_scales import SnapScales
 from tersor.passes.report import PipelineResult, Report
 from tersor.passes.rewriting.decompose import Decompose
 from tersor.passes.rewriting.fold_batchnorm import FoldBatchNorm
@@ -112,6 +114,7 @@ __all__ = [
     "Kind",
     "Latency",
     "LayerLatency",
+    "LowerToInteger",
     "Macs",
     "Magnitude",
     "Observer",
@@ -143,6 +146,7 @@ __all__ = [
     "Schedule",
     "Scheme",
     "ShuffledBatches",
+    "SnapScales",
     "Source",
     "SparseGPT",
     "Sparsify",

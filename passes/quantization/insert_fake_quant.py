@@ -14,7 +14,7 @@ from tersor.ir.quantization import INT8, Granularity, QuantType, Scheme
 from tersor.ir.stage import Stage
 
 from ..base import Pass, PassResult, Promise
-from .placement import Coverage, Place, matches, operator_of, place
+from .placement import Coverage, Place, Placement, matches, operator_of, place
 from .roles import WEIGHTS, Role, role_of
 
 
@@ -56,7 +56,7 @@ class InsertFakeQuant(Pass):
         """Insert the observers."""
         self._refuse_unmatched(program)
         plan = place(program, self.coverage, self.operators, self.skip, self.only)
-        if not any(role is Role.COMPUTE for role in plan.quantized.values()):
+        if not self._has_work(plan):
             raise PassError(
                 "there is nothing to quantize",
                 expected=f"at least one of {', '.join(sorted({t._opname for t in WEIGHTS}))}",  # type: ignore[attr-defined]
@@ -70,6 +70,11 @@ class InsertFakeQuant(Pass):
                 self._observe_weight(program, node, weights)
         kinds = ", ".join(f"{count} {name}" for name, count in _counts(list(plan.quantized)).items())
         return PassResult(program, True, (f"quantizes {kinds}", f"{len(plan.places)} activations on grids"))
+
+    def _has_work(self, plan: Placement) -> bool:
+        """A kernel has to gain by it; where everything is to be integer, any operator is a reason."""
+        everything = self.coverage is Coverage.EVERYTHING
+        return any(everything or role is Role.COMPUTE for role in plan.quantized.values())
 
     def _refuse_unmatched(self, program: Program) -> None:
         calls = [node for node in program.graph.nodes if node.op == "call_function"]

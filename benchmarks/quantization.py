@@ -1,7 +1,7 @@
 """Accuracy after quantization on trained models, and speed and calibration time on a sentence encoder's size.
 
 Accuracy: a CNN and a vision transformer on scikit-learn's digits, and a byte-level language model on the source of
-Python's standard library, each scored on held-out data by ONNX Runtime. `naive` is tersor's min-max ranges and rounding to
+Python's standard library, each scored on held-out data by ONNX Runtime. `naive` is min-max ranges and rounding to
 the nearest without anything else; the peer is onnxruntime's own quantizer on the model that torch.onnx exports.
 
 Speed: a BERT of 6 layers, 384 wide, 64 tokens, random weights, one thread, one sequence.
@@ -104,7 +104,7 @@ def _exported(trained: Trained, data: list[Tensor], folder: Path) -> Path:
     shapes = {trained.program.signature.inputs[0].name: {0: torch.export.Dim("batch", min=1, max=4096)}}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        options = {"dynamo": True, "verbose": False, "external_data": False, "dynamic_shapes": shapes}
+        options: dict[str, Any] = {"dynamo": True, "verbose": False, "external_data": False, "dynamic_shapes": shapes}
         torch.onnx.export(trained.model, (data[0],), path, **options)
         quant_pre_process(str(path), str(prepared), skip_symbolic_shape=True)
     return prepared

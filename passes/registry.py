@@ -32,6 +32,7 @@ PASSES: Registry[Pass] = Registry(
         "insert_weight_blocks": "tersor.passes.quantization.insert_weight_blocks:InsertWeightBlocks",
         "fold_pads": "tersor.passes.streamlining.fold_pads:FoldPads",
         "fuse_lookups": "tersor.passes.streamlining.fuse_lookups:FuseLookups",
+        "learn_rounding": "tersor.passes.quantization.learn_rounding:LearnRounding",
         "lower_to_integer": "tersor.passes.integer.lower_to_integer:LowerToInteger",
         "permute_channels": "tersor.passes.sparsity.permute_channels:PermuteChannels",
         "prune_channels": "tersor.passes.pruning.prune_channels:PruneChannels",

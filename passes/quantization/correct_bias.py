@@ -1,8 +1,8 @@
-"""Empirical bias correction: take the mean error of each quantized operator out through its bias."""
+"""Bias correction: take the mean error of each quantized operator out through its bias, by data or by batch norms."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -33,6 +33,10 @@ class CorrectBias(Pass):
     Nagel et al. 2019 (arXiv:1906.04721), section 4.2, applied in order as in its appendix.
 
     batches: as for `Calibrate`; the first `count` are held in memory together, so a few small ones are right.
+    expected: instead of data, what each layer reads on average, as `expected_inputs` finds it from batch norms. The
+        mean
+        error is then (Wq - W) E[x], in closed form (section 4.2.1 of that paper); what rounding activations does to the
+        mean is not seen. Layers that it does not name are left alone.
     """
 
     takes: ClassVar[frozenset[Stage]] = frozenset({Stage.FAKE_QUANT})
@@ -40,9 +44,14 @@ class CorrectBias(Pass):
 
     batches: Iterable[Any] | None = None
     count: int = 4
+    expected: Mapping[str, Tensor] | None = None
 
     def run(self, program: Program) -> PassResult:
         """Correct every operator in graph order. Raises CalibrationError where data is missing or empty."""
+        if self.expected is not None:
+            with torch.no_grad():
+                known = _corrected_by_expectation(program, self.expected)
+            return PassResult(program, bool(known), (f"{known} biases from batch norms, without data",))
         inputs = list(required(program, self.batches, self.count))
         with torch.no_grad():
             corrected = _Walk(program, inputs).run()
@@ -105,36 +114,54 @@ class _Walk:
         axis = rank - weight + 1  # a filter has the dimensions of its result, but for the batch
         pairs = zip(self.exact[node], self.rounded[node], strict=True)
         shift = _channel_mean([exact - rounded for exact, rounded in pairs], axis).to(node.meta[KEY].dtype)
-        applied = self._apply(node, layout, shift)
+        applied = _apply(self.program, node, layout, shift)
         self.rounded[node] = [value + along(applied, axis, rank) for value in self.rounded[node]]
         return True
 
-    def _apply(self, node: fx.Node, layout: WeightLayout, shift: Tensor) -> Tensor:
-        """Add the shift to the bias; returns what that changed after the bias was put on its grid."""
-        program = self.program
-        read = node.args[layout.bias] if len(node.args) > layout.bias else None
-        if not isinstance(read, fx.Node):
-            name = program.add_tensor(f"{node.name}_bias", nn.Parameter(shift))
-            with program.graph.inserting_before(node):
-                bias = program.attribute(name)
-            node.args = (*node.args[: layout.bias], bias, *node.args[layout.bias + 1 :])
-            return quantize_bias_of(program, node, layout)
-        source = read.args[0] if read.target is FAKE_QUANTIZE_BIAS else read
-        assert isinstance(source, fx.Node)
-        before = self.rounded[read][0]
-        # The tensor may serve other operators too, each of which has a shift of its own.
-        old = program.tensor(str(source.target))
-        name = program.add_tensor(f"{source.target}_corrected", nn.Parameter(old.detach() + shift))
-        with program.graph.inserting_before(read if read is not source else node):
+
+def _apply(program: Program, node: fx.Node, layout: WeightLayout, shift: Tensor) -> Tensor:
+    """Add the shift to the bias; returns what that changed after the bias was put on its grid."""
+    read = node.args[layout.bias] if len(node.args) > layout.bias else None
+    if not isinstance(read, fx.Node):
+        name = program.add_tensor(f"{node.name}_bias", nn.Parameter(shift))
+        with program.graph.inserting_before(node):
             bias = program.attribute(name)
-        if read is source:
-            node.update_arg(layout.bias, bias)
-            return shift
-        read.update_arg(0, bias)
-        scales = [program.tensor(str(argument.target)) for argument in read.args[1:]]  # type: ignore[union-attr]
-        after: Tensor = FAKE_QUANTIZE_BIAS(program.tensor(name), *scales)
-        changed: Tensor = after - before
-        return changed
+        node.args = (*node.args[: layout.bias], bias, *node.args[layout.bias + 1 :])
+        return quantize_bias_of(program, node, layout)
+    source = read.args[0] if read.target is FAKE_QUANTIZE_BIAS else read
+    assert isinstance(source, fx.Node)
+    # The tensor may serve other operators too, each of which has a shift of its own.
+    old = program.tensor(str(source.target))
+    name = program.add_tensor(f"{source.target}_corrected", nn.Parameter(old.detach() + shift))
+    with program.graph.inserting_before(read if read is not source else node):
+        bias = program.attribute(name)
+    if read is source:
+        node.update_arg(layout.bias, bias)
+        return shift
+    read.update_arg(0, bias)
+    scales = [program.tensor(str(argument.target)) for argument in read.args[1:]]  # type: ignore[union-attr]
+    changed: Tensor = FAKE_QUANTIZE_BIAS(program.tensor(name), *scales) - FAKE_QUANTIZE_BIAS(old, *scales)
+    return changed.detach()
+
+
+def _corrected_by_expectation(program: Program, expected: Mapping[str, Tensor]) -> int:
+    """Shift the biases of the layers that `expected` names by -(Wq - W) E[x]; returns how many."""
+    corrected = 0
+    for node in list(program.graph.nodes):
+        layout = WEIGHTS.get(node.target)
+        if layout is None or node.name not in expected or not _is_quantized(node.args[layout.weight]):
+            continue
+        quantizer = node.args[layout.weight]
+        weight, *grid = (program.constant(argument) for argument in quantizer.args[:3])
+        assert weight is not None
+        error = (FAKE_QUANTIZE(weight, *grid, *quantizer.args[3:]) - weight).detach()
+        mean = expected[node.name]
+        groups = mean.numel() // weight.shape[1]
+        summed = error.flatten(2).sum(2) if error.dim() > 2 else error
+        means = mean.reshape(groups, -1).repeat_interleave(weight.shape[0] // groups, 0)
+        _apply(program, node, layout, -(summed * means).sum(1))
+        corrected += 1
+    return corrected
 
 
 def _channel_mean(errors: list[Tensor], axis: int) -> Tensor:

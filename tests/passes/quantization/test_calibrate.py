@@ -59,6 +59,26 @@ def test_every_observer_becomes_a_fake_quantize_with_the_range_of_the_data() -> 
     assert scale.item() == pytest.approx((everything.max() - everything.min()).item() / 255, rel=1e-6)
 
 
+def test_a_clamp_with_few_steps_above_zero_takes_no_search() -> None:
+    """Of -1 to 0.0275 on 8 bits 7 steps are above zero; the scale that fits is 2.5 % off: 200,000 floats away."""
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.b(torch.clamp(self.a(x), -1.0, 0.0275))
+            return y
+
+    x = torch.randn(2, 3, 8, 8) * 4
+    program = Calibrate([x], Observer.MIN_MAX)(InsertFakeQuant()(trace(Net(), (x,))))
+    scale = program.tensor("quantization.clamp.scale").item()
+    zero_point = int(program.tensor("quantization.clamp.zero_point"))
+    assert 0 < 127 - zero_point < 10
+    assert 0.0275 * (1 - 1e-6) < (127 - zero_point) * scale <= 0.0275
+
+
 def test_a_relu6_stays_within_its_clamp_so_that_it_can_be_dropped() -> None:
     program, batches = chain()
     for observer in Observer:

@@ -112,6 +112,51 @@ def test_the_grid_goes_before_moves_that_have_no_other_reader() -> None:
     assert set(found) == {"tanh"}
 
 
+EVERYTHING = {"coverage": Coverage.EVERYTHING}
+
+
+def test_functions_of_one_value_in_a_row_are_one_table_where_everything_is_integer() -> None:
+    found = placed(lambda m, x: m.b(torch.erf(torch.exp(m.a(x)) - 1.0)), IMAGE, **EVERYTHING)
+    assert set(found) == {"x", "conv2d", "erf", "conv2d_1"}
+    branched = placed(lambda m, x: m.b((y := torch.exp(m.a(x))) + torch.sin(y)), IMAGE, **EVERYTHING)
+    assert {"exp", "sin", "add"} <= set(branched)  # a value that two read has a grid
+
+
+def test_a_constant_factor_goes_into_the_multiplier_of_what_accumulates() -> None:
+    assert "conv2d" not in placed(lambda m, x: m.a(x) * 0.5, IMAGE, **EVERYTHING)
+    found = placed(lambda m, x: (m.a(x) + m.b(x)) * 0.5, IMAGE, **EVERYTHING)
+    assert {"conv2d", "conv2d_1", "add", "mul"} <= set(found)
+
+
+def test_what_is_hidden_from_a_softmax_is_on_no_grid() -> None:
+    """Minus infinity is on none: the scores before it are put on one."""
+    mask = torch.ones(8, 8, dtype=torch.bool).triu(1)
+
+    def forward(m: Net, x: Tensor) -> Any:
+        return torch.softmax(m.a(x).masked_fill(mask, float("-inf")), -1)
+
+    assert set(placed(forward, IMAGE, **EVERYTHING)) == {"x", "conv2d", "softmax"}
+    zeros = placed(lambda m, x: m.b(m.a(x).masked_fill(mask, 0.0)), IMAGE, **EVERYTHING)
+    assert "masked_fill" in zeros
+
+
+def test_an_input_that_many_move_is_on_one_grid_where_everything_is_integer() -> None:
+    found = placed(lambda m, x: m.a(F.max_pool2d(x, 3, 1, 1)) + m.b(x.flip(3)), IMAGE, **EVERYTHING)
+    assert "x" in found
+    assert not {"max_pool2d", "flip"} & set(found)
+
+
+def test_everything_is_a_reason_without_any_weight() -> None:
+    assert set(placed(lambda m, x: torch.softmax(x, -1), IMAGE, **EVERYTHING)) == {"x", "softmax"}
+    with pytest.raises(PassError, match="nothing to quantize"):
+        placed(lambda m, x: torch.softmax(x, -1), IMAGE)
+
+
+def test_the_second_of_two_results_that_do_not_only_move_is_float() -> None:
+    found = placed(lambda m, x: m.b(m.a(x).topk(8, 3)[0]), IMAGE, **EVERYTHING)
+    assert "getitem" in found
+
+
 def test_skip_and_operators_choose() -> None:
     def forward(m: Net, x: Tensor) -> Any:
         return m.linear(m.a(x))

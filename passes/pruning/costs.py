@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cached_property
 
 from torch import Tensor, fx
@@ -17,6 +18,15 @@ from .analysis import Dimensions
 from .axes import Axis, Remaining
 
 Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class IndexCost:
+    """What one index of a group costs: trainable values, their bytes, multiply-accumulates."""
+
+    parameters: int
+    parameter_bytes: int
+    macs: int
 
 
 class Costs:
@@ -70,6 +80,15 @@ class Costs:
     def parameter_bytes(self, left: Remaining) -> int:
         """Bytes of trainable parameters as they are stored now."""
         return sum(width * math.prod(map(left.size, axes)) for width, axes in self.stored)
+
+    def of_index(self, leaf: Axis) -> IndexCost:
+        """What goes with one index of a leaf while all others stay."""
+        whole, less = Remaining({}), Remaining({leaf: leaf.find().size - 1})
+        return IndexCost(
+            self.parameters(whole) - self.parameters(less),
+            self.parameter_bytes(whole) - self.parameter_bytes(less),
+            self.macs(whole) - self.macs(less),
+        )
 
     def full(self, node: fx.Node) -> Shape:
         """The sizes of a node now, dynamic ones as 1."""

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, fx
 
 from tersor.ir.errors import CalibrationError, PassError
+from tersor.ir.macs import RULES as MULTIPLIES
 from tersor.ir.origin import Origin
 from tersor.ir.program import Program
 from tersor.ir.shapes import KEY
@@ -51,7 +52,7 @@ class ResidualBlock:
 
 
 def residual_blocks(program: Program) -> tuple[ResidualBlock, ...]:
-    """Every addition of a value and what is computed from that value, in graph order, both of one shape."""
+    """Every addition of a value and what products compute from that value, in graph order, both of one shape."""
     order = {node: place for place, node in enumerate(program.graph.nodes)}
     found = []
     for node in program.graph.find_nodes(op="call_function", target=aten.add.Tensor):
@@ -66,15 +67,14 @@ def residual_blocks(program: Program) -> tuple[ResidualBlock, ...]:
 
 
 def _computed_from(value: fx.Node, source: fx.Node, order: dict[fx.Node, int]) -> bool:
-    stack, seen = [value], {value}
+    stack, seen, reached = [value], {value}, False
     while stack:
         for before in stack.pop().all_input_nodes:
-            if before is source:
-                return True
+            reached |= before is source
             if before not in seen and order[before] > order[source]:
                 seen.add(before)
                 stack.append(before)
-    return False
+    return reached and any(node.target in MULTIPLIES for node in seen)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,11 @@ import torch
 from torch import Tensor, nn
 
 import tersor as ts
+from tersor.passes.pruning.analysis import dimensions
+from tersor.passes.pruning.costs import Costs
+from tersor.passes.pruning.cut import cut
 from tersor.passes.pruning.flow import Kind
+from tersor.passes.pruning.groups import groups
 from tersor.passes.pruning.targets import Target
 
 
@@ -204,6 +208,33 @@ def test_scores_that_do_not_fit(program: ts.Program) -> None:
 
     with pytest.raises(ts.TersorError, match="finite numbers"):
         ts.PruneChannels(criterion=Wrong())(program)
+
+
+def test_an_axis_that_would_become_empty(program: ts.Program) -> None:
+    copy = program.copy()
+    found = dimensions(copy)
+    leaf = found.prunable[0]
+    with pytest.raises(ts.TersorError, match="would go"):
+        cut(copy, found, {leaf: torch.zeros(leaf.size, dtype=torch.bool)})
+    pinned = next(axis for axis in found.leaves if axis.pins)
+    with pytest.raises(ts.TersorError, match="cannot be cut"):
+        cut(copy, found, {pinned: torch.zeros(pinned.size, dtype=torch.bool)})
+
+
+def test_the_cost_of_an_index_is_what_goes_with_it(program: ts.Program) -> None:
+    found = dimensions(program)
+    costs = Costs(program, found)
+    for group in groups(program, found):
+        copy = program.copy()
+        again = dimensions(copy)
+        leaf = again.prunable[found.prunable.index(group.leaf)]
+        mask = torch.ones(leaf.size, dtype=torch.bool)
+        mask[0] = False
+        cut(copy, again, {leaf: mask})
+        cost = costs.of_index(group.leaf)
+        assert cost.parameters == program.cost().parameters - copy.cost().parameters
+        assert cost.macs == program.cost().macs - copy.cost().macs
+        assert cost.parameter_bytes == 4 * cost.parameters
 
 
 def test_nothing_to_prune() -> None:

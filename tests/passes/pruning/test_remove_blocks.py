@@ -58,6 +58,17 @@ def test_the_blocks_are_the_residual_additions() -> None:
     assert [block.name.split(".")[0] for block in found] == ["1", "2", "3", "4"]
 
 
+def test_a_formula_is_no_block() -> None:
+    """x + 0.04 x^3, as in an activation that is written out, has nothing in it that could be removed."""
+
+    class Cubic(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x + 0.04 * x.pow(3)
+
+    model = nn.Sequential(nn.Linear(6, 6), Cubic(), nn.Linear(6, 3))
+    assert not residual_blocks(ts.trace(model.eval(), (torch.randn(4, 6),)))
+
+
 def test_what_is_left_is_the_program_with_the_branches_silenced() -> None:
     given = program()
     blocks = residual_blocks(given)

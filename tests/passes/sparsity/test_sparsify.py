@@ -206,7 +206,7 @@ def test_zeros_stay_zero_through_tuning_quantization_and_the_file(program: ts.Pr
     zeros = {name: sparse.tensor(name) == 0 for name in sparse.sparsity}
     tuned = ts.Finetune(data, LOSS, epochs=2)(sparse)
     quantized = ts.PassManager([ts.Quantize(ts.INT8, calibration=[x for x, _ in data])]).run(tuned).program
-    trained = ts.Finetune(data, LOSS, epochs=1)(quantized)
+    trained = ts.TrainQuantized(data, LOSS, epochs=1)(quantized)
     loaded = ts.load(trained.save(tmp_path / "sparse.tersor"))
     for stage in (tuned, quantized, trained, loaded):
         for name, zero in zeros.items():

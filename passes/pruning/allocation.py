@@ -82,13 +82,13 @@ class Removal:
             ranked, leaf = worth(score.double())[self.orders[index]], group.leaf.find()
             steps += _steps(index, group, ranked, required[leaf], originals[leaf], limits)
         self.steps = sorted(steps, key=lambda step: step.worth)
+        self._groups = torch.tensor([step.group for step in self.steps], dtype=torch.long)
+        self._counts = torch.tensor([step.count for step in self.steps], dtype=torch.double)
 
-    def counts(self, taken: Sequence[Step]) -> dict[Axis, int]:
-        """How many indices of each leaf stay once these steps are done."""
-        left = {group.leaf: group.size for group in self.groups}
-        for step in taken:
-            left[self.groups[step.group].leaf] -= step.count
-        return left
+    def counts(self, done: int) -> dict[Axis, int]:
+        """How many indices of each leaf stay once the first `done` steps are taken."""
+        gone = torch.bincount(self._groups[:done], self._counts[:done], minlength=len(self.groups)).long().tolist()
+        return {group.leaf: group.size - count for group, count in zip(self.groups, gone, strict=True)}
 
     def keep(self, counts: Mapping[Axis, int]) -> dict[Axis, Tensor]:
         """Which indices stay, of the leaves that shrink."""
@@ -108,42 +108,39 @@ class Removal:
         """
         forced = sum(step.worth == -math.inf for step in self.steps)
         low, high = forced, len(self.steps)
-        evaluate = self._evaluator(cost)
         while low < high:
             middle = (low + high) // 2
-            if evaluate(self.steps[:middle]) <= wanted:
+            if cost(Remaining(self.counts(middle))) <= wanted:
                 high = middle
             else:
                 low = middle + 1
-        under = self.steps[:low]
-        over = self.steps[: max(low - 1, forced)]
-        candidates = [under, over]
-        if min(abs(evaluate(taken) - wanted) for taken in candidates) > _CLOSE * wanted:
-            candidates.append(self._filled(over, self.steps[low:], wanted, evaluate))
-        best = min(candidates, key=lambda taken: abs(evaluate(taken) - wanted))
-        return self.counts(best), evaluate(best)
+        under, over = self.counts(low), self.counts(max(low - 1, forced))
+        found = [(counts, cost(Remaining(counts))) for counts in (under, over)]
+        if min(abs(reached - wanted) for _, reached in found) > _CLOSE * wanted:
+            found.append(self._filled(over, low, wanted, cost))
+        return min(found, key=lambda pair: abs(pair[1] - wanted))
 
     def smallest(self, cost: Callable[[Remaining], float]) -> float:
         """The cost with every step done."""
-        return self._evaluator(cost)(self.steps)
-
-    def _evaluator(self, cost: Callable[[Remaining], float]) -> Callable[[Sequence[Step]], float]:
-        return lambda taken: cost(Remaining(self.counts(taken)))
+        return cost(Remaining(self.counts(len(self.steps))))
 
     def _filled(
-        self, taken: Sequence[Step], behind: Sequence[Step], wanted: float, evaluate: Callable[[Sequence[Step]], float]
-    ) -> list[Step]:
+        self, counts: dict[Axis, int], behind: int, wanted: float, cost: Callable[[Remaining], float]
+    ) -> tuple[dict[Axis, int], float]:
         """Go on with later steps that do not pass the point; an axis with a step passed over is closed."""
-        found = list(taken)
-        closed = {self.steps[len(taken)].group} if len(taken) < len(self.steps) else set()
-        for step in behind[:_REFINEMENTS]:
+        found, reached = dict(counts), cost(Remaining(counts))
+        closed = {self.steps[behind - 1].group} if behind else set()
+        for step in self.steps[behind : behind + _REFINEMENTS]:
             if step.group in closed:
                 continue
-            if evaluate([*found, step]) >= wanted:
-                found.append(step)
+            leaf = self.groups[step.group].leaf
+            tried = {**found, leaf: found[leaf] - step.count}
+            now = cost(Remaining(tried))
+            if now >= wanted:
+                found, reached = tried, now
             else:
                 closed.add(step.group)
-        return found
+        return found, reached
 
 
 def _steps(index: int, group: Group, ranked: Tensor, required: int, original: int, limits: Limits) -> list[Step]:

@@ -495,7 +495,7 @@ def field(number: int, content: bytes) -> bytes:
     return bytes([number << 3 | 2]) + length + bytes([size]) + content
 
 
-@pytest.mark.parametrize("number", [1, 5, 11, 13])
+@pytest.mark.parametrize("number", [1, *(pytest.param(number, marks=pytest.mark.slow) for number in (5, 11, 13))])
 def test_millions_of_nothings(number: int, tmp_path: Path) -> None:
     """Nodes, tensors and inputs of two bytes each take a hundred of memory, each."""
     (tmp_path / "net.onnx").write_bytes(field(7, field(number, b"") * (1 << 22)))

@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import importlib
+import importlib.util
 import json
 import sys
 import time
@@ -45,11 +46,21 @@ def gpu_capability() -> str | None:
 
 def find_package(wanted: str, gpu: bool) -> Any:
     """The module to build with: the one wanted, or by itself full TensorRT on a GPU, else TensorRT for RTX; or None."""
-    names = PACKAGES if gpu else PACKAGES[1:]
-    for name in names if wanted == "auto" else (wanted,):
+    for name in _candidates(wanted, gpu):
         with contextlib.suppress(ImportError):
             return importlib.import_module(name)
     return None
+
+
+def is_installed(wanted: str, gpu: bool) -> bool:
+    """Whether there is a module to build with, without loading it."""
+    return any(importlib.util.find_spec(name) for name in _candidates(wanted, gpu))
+
+
+def _candidates(wanted: str, gpu: bool) -> tuple[str, ...]:
+    if wanted != "auto":
+        return (wanted,)
+    return PACKAGES if gpu else PACKAGES[1:]
 
 
 def build(request: dict[str, Any], folder: Path) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from ..onnx.emit import emit_model
 from ..onnx.file import write_model
 from .artifact import TensorRTArtifact
 from .audit import UNREAD, as_audit_rows, audit, sparsity_note
-from .build_engine import INSTALL, find_package, gpu_capability
+from .build_engine import INSTALL, gpu_capability, is_installed
 from .engine_file import NAME, PLAN, EngineInfo, program_digest, write_info
 from .inspector import kernels_of_inspector
 from .kernels import Kernel
@@ -101,7 +101,7 @@ def _build(
     if backend.builder is Builder.NONE:
         notes.append(f"no engine was asked for; {_elsewhere()}")
         return None
-    if find_package(backend.builder.value, gpu_capability() is not None) is None:
+    if not is_installed(backend.builder.value, gpu_capability() is not None):
         notes.append(f"no builder is installed: {INSTALL}; or {_elsewhere()}")
         return None
     _carry_cache(backend.timing_cache, out, draft)

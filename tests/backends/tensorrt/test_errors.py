@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from tersor.backends.tensorrt import artifact as artifact_module
 from tersor.backends.tensorrt import emit as emit_module
 from tersor.backends.tensorrt.artifact import TensorRTArtifact
 from tersor.backends.tensorrt.backend import Builder, Sizes, TensorRT
-from tersor.backends.tensorrt.build_engine import INSTALL, find_package, gpu_capability
+from tersor.backends.tensorrt.build_engine import INSTALL, find_package, gpu_capability, is_installed
 from tersor.backends.tensorrt.engine_file import EngineInfo, misfits
 from tersor.frontends.torch_export import trace
 from tersor.ir.errors import ArchiveError, LoweringError, MissingDependencyError
@@ -118,7 +119,7 @@ def test_an_interrupt_leaves_what_was_there(linears: TensorRTArtifact, monkeypat
 def test_without_a_builder_there_is_a_script_and_the_line_to_install(
     tmp_path: Path, linears: TensorRTArtifact, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(emit_module, "find_package", lambda *_: None)
+    monkeypatch.setattr(emit_module, "is_installed", lambda *_: False)
     artifact = lower(quantized("linears"), "tensorrt", linears.path)
     assert isinstance(artifact, TensorRTArtifact)
     assert {path.name for path in linears.path.iterdir()} == {
@@ -307,4 +308,5 @@ def test_the_builder_of_choice_needs_a_gpu_only_for_full_tensorrt() -> None:
     rtx = find_package("auto", gpu=False)
     assert rtx is not None
     assert rtx.__name__ == "tensorrt_rtx"
-    assert Builder.AUTO.value == "auto"
+    assert is_installed("auto", gpu=False)
+    assert not is_installed(Builder.TENSORRT.value, gpu=True) or find_spec("tensorrt")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -93,10 +95,24 @@ def build(program: Program, out: Path, **options: Any) -> TensorRTArtifact:
     return artifact
 
 
+Small = Callable[[str], tuple[Program, Program, dict[str, Tensor], TensorRTArtifact]]
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
+    """By name: the float program, the quantized one, inputs, and the engine, each made once."""
+
+    @cache
+    def made(name: str) -> tuple[Program, Program, dict[str, Tensor], TensorRTArtifact]:
+        floats, program, inputs = quantized(name, full=False)
+        return floats, program, inputs, build(program, tmp_path_factory.mktemp(name))
+
+    return made
+
+
 @pytest.mark.parametrize("name", MODELS)
-def test_every_convolution_and_linear_runs_in_int8(name: str, tmp_path: Path) -> None:
-    floats, program, inputs = quantized(name, full=False)
-    artifact = build(program, tmp_path)
+def test_every_convolution_and_linear_runs_in_int8(name: str, small: Small) -> None:
+    floats, program, inputs, artifact = small(name)
     rows = [row for row in artifact.layers_run if row.operator.rpartition(".")[2] in PRODUCTS]
     calls = [node for node in program.graph.nodes if node.op == "call_function"]
     expected = [node.name for node in calls if str(node.target).split(".")[1] in PRODUCTS]
@@ -120,9 +136,8 @@ def test_the_same_at_full_size(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["vit", "bert"])
-def test_attention_is_one_kernel_where_it_is_float(name: str, tmp_path: Path) -> None:
-    _, program, _ = quantized(name, full=False)
-    rows = [r for r in build(program, tmp_path).layers_run if r.operator == "aten.scaled_dot_product_attention"]
+def test_attention_is_one_kernel_where_it_is_float(name: str, small: Small) -> None:
+    rows = [r for r in small(name)[-1].layers_run if r.operator == "aten.scaled_dot_product_attention"]
     assert len(rows) == 2
     assert all("mha" in row.kernel and row.activations == "float16" for row in rows)
     assert all("the one kernel" in row.why for row in rows)

@@ -73,13 +73,13 @@ class Removal:
 
     def __init__(
         self, groups: Sequence[Group], scores: Sequence[Tensor], required: Mapping[Axis, int],
-        originals: Mapping[Axis, int], limits: Limits, worth: Callable[[Tensor], Tensor],
+        originals: Mapping[Axis, int], limits: Limits, worth: Callable[[Group, Tensor], Tensor],
     ) -> None:  # fmt: skip
         self.groups = groups
         self.orders = [score.double().argsort(stable=True) for score in scores]
         steps: list[Step] = []
         for index, (group, score) in enumerate(zip(groups, scores, strict=True)):
-            ranked, leaf = worth(score.double())[self.orders[index]], group.leaf.find()
+            ranked, leaf = worth(group, score.double())[self.orders[index]], group.leaf.find()
             steps += _steps(index, group, ranked, required[leaf], originals[leaf], limits)
         self.steps = sorted(steps, key=lambda step: step.worth)
         self._groups = torch.tensor([step.group for step in self.steps], dtype=torch.long)

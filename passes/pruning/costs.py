@@ -15,7 +15,7 @@ from tersor.ir.program import Program
 from tersor.ir.shapes import KEY
 
 from .analysis import Dimensions
-from .axes import Axis, Remaining
+from .axes import Axis, Remaining, leaves
 
 Shape = tuple[int, ...]
 
@@ -69,9 +69,31 @@ class Costs:
         return sizes
 
     def macs(self, left: Remaining) -> int:
-        """Multiply-accumulates."""
+        """Multiply-accumulates; only products that a leaf touches are counted anew."""
+        touched = {node for leaf in left.counts for node in self._products_of.get(leaf, ()) if left.touches(leaf)}
         sizes = self.shapes(left)
-        return sum(multiply_accumulates(node, sizes) for node in self.products)
+        return self._whole + sum(multiply_accumulates(node, sizes) - self._each[node] for node in touched)
+
+    @cached_property
+    def _each(self) -> dict[fx.Node, int]:
+        """Multiply-accumulates of every product as it is."""
+        sizes = self.shapes(Remaining({}))
+        return {node: multiply_accumulates(node, sizes) for node in self.products}
+
+    @cached_property
+    def _whole(self) -> int:
+        return sum(self._each.values())
+
+    @cached_property
+    def _products_of(self) -> dict[Axis, list[fx.Node]]:
+        """The products whose sizes depend on a leaf."""
+        found: dict[Axis, list[fx.Node]] = {}
+        for node in self.products:
+            values = [self.found.values[value] for value in (node, *node.all_input_nodes)]
+            inside = {leaf for axes in values for axis in axes or () for leaf in leaves(axis)}
+            for leaf in inside:
+                found.setdefault(leaf, []).append(node)
+        return found
 
     def parameters(self, left: Remaining) -> int:
         """Values of trainable parameters, tied ones once."""

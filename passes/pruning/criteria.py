@@ -30,11 +30,14 @@ aten = torch.ops.aten
 class Criterion(ABC):
     """From a group to a score an index.
 
-    comparable: whether scores of different groups are on one scale, as those in units of the loss are. Where they are
-        not, a global ranking divides them by their group's mean.
+    comparable: whether scores of different groups are on one scale. Where they are not, a global ranking divides them
+        by their group's mean.
+    in_loss: whether they are changes of the loss. A global ranking then divides them by what an index costs in the
+        target's measure, so that what goes first costs the loss least for what it saves.
     """
 
     comparable: ClassVar[bool] = False
+    in_loss: ClassVar[bool] = False
 
     def gather(self, program: Program, groups: Sequence[Group]) -> Any:
         """Run what data the criterion needs through the program, once; `score` gets the result."""
@@ -78,6 +81,7 @@ class Taylor(Criterion):
     """
 
     comparable: ClassVar[bool] = True
+    in_loss: ClassVar[bool] = True
 
     batches: Iterable[Any] | None = None
     loss: Loss | None = None
@@ -101,6 +105,7 @@ class Fisher(Criterion):
     """
 
     comparable: ClassVar[bool] = True
+    in_loss: ClassVar[bool] = True
 
     batches: Iterable[Any] | None = None
     loss: Loss | None = None

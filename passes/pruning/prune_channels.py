@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -133,8 +134,9 @@ class PruneChannels(Pass):
         chosen, scores = [group for group, _ in scored], [score for _, score in scored]
         limits = Limits(self.least, self.most, self.multiple)
         needs = required([(axis, count) for axis, count, _ in found.minima], chosen)
-        removal = Removal(chosen, scores, needs, self._originals(program, found), limits, self._worth)
         costs = Costs(program, found)
+        worth = partial(self._worth, costs, chosen)
+        removal = Removal(chosen, scores, needs, self._originals(program, found), limits, worth)
         counts, reached = self._meet(removal, costs, chosen, limits)
         keep = removal.keep(counts)
         promised = set(program.sparsity)
@@ -195,10 +197,14 @@ class PruneChannels(Pass):
         known = {} if self.reference is None else self.reference.sizes
         return {group.leaf.find(): known.get(key, group.size) for key, group in _keyed(groups(program, found))}
 
-    def _worth(self, score: Tensor) -> Tensor:
+    def _worth(self, costs: Costs, chosen: Sequence[Group], group: Group, score: Tensor) -> Tensor:
         """What the order over all axes goes by: the share of the axis that is worth less, or the score itself."""
         if self.ranking is Ranking.LOCAL:
             return (score.argsort(stable=True).argsort().double() + 1) / len(score)
+        if self.criterion.in_loss:
+            whole, less = Remaining({}), Remaining({group.leaf: group.size - 1})
+            saved = self.target.cost(costs, chosen, whole) - self.target.cost(costs, chosen, less)
+            return score / max(saved, 1e-30)
         return score if self.criterion.comparable else score / score.mean().clamp(min=1e-30)
 
     def _meet(

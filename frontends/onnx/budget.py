@@ -28,7 +28,12 @@ class Budget:
         nodes = sum(map(_count, [model.graph.node, *(function.node for function in model.functions)]))
         self._nodes = nodes
         self._work = _FREE_WORK + _WORK_PER_NODE * nodes
-        self._bytes = _FREE_BYTES + _BYTES_PER_STORED * size
+        self._size = size
+        self.start_again()
+
+    def start_again(self) -> None:
+        """The memory for another try, which frees what the one before took; its work is gone."""
+        self._bytes = _FREE_BYTES + _BYTES_PER_STORED * self._size
         self._largest = _FREE_ELEMENTS
 
     def spend(self, work: int) -> None:

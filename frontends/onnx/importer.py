@@ -41,9 +41,9 @@ _DEEPEST_NAME = 32
 class Importer:
     """One model on its way to a Program."""
 
-    def __init__(self, file: ModelFile) -> None:
+    def __init__(self, file: ModelFile, budget: Budget) -> None:
         self.file = file
-        self.budget = Budget(file.model, file.size)
+        self.budget = budget
         self.reader = Reader(file.path.parent, self.budget)
         signature = signature_of(file)
         graph = fx.Graph()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from tersor.ir.stage import Stage
 from tersor.ir.verifier import verify
 
 from . import rules as rules  # registers them
+from .budget import Budget
 from .equal_dimensions import MOST_TRIES, differing, merged
 from .importer import Importer
 from .interpret import Interpreter
@@ -48,21 +50,31 @@ def _imported(path: Path) -> Program:
     """Import the file, if need be with dimensions made equal; the first error where that does not help."""
     file = read(path)
     first: TersorError | None = None
+    budget = Budget(file.model, file.size)
     for _ in range(MOST_TRIES):
+        budget.start_again()
         try:
-            return _built(file)
+            return _built(file, budget)
         except TersorError as error:
             first = first or error
             equal = merged(signature_of(file).inputs, dims, file.equal) if (dims := differing(error)) else None
             if equal is None:
                 break
+            _let_go(error)
             file = replace(file, equal=equal)
     assert first is not None, "the loop ends by it"
     raise first
 
 
-def _built(file: ModelFile) -> Program:
-    importer = Importer(file)
+def _let_go(error: BaseException | None) -> None:
+    """Free what the frames of an error hold, which is all that was imported."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__
+
+
+def _built(file: ModelFile, budget: Budget) -> Program:
+    importer = Importer(file, budget)
     outputs = Interpreter(importer).graph()
     program = importer.program
     program.graph.output(tuple(importer.node(value) for value in outputs))

@@ -19,7 +19,7 @@ class Observer(enum.Enum):
     MIN_MAX: the extremes ever seen. MOVING_AVERAGE: the extremes of each batch, exponentially averaged.
     PERCENTILE: the values between two quantiles. MSE: the range with the least squared rounding and clipping error.
     ENTROPY: the range with the least Kullback-Leibler divergence. OUTPUT: the range with the least squared error of the
-    outputs of the layers that read it; MSE where other operators read it as well.
+    outputs of the linears that read it; MSE where other operators read it.
     """
 
     MIN_MAX = "min_max"

@@ -37,6 +37,8 @@ class Calibrate(Pass):
     batches: what the model is called with, over and over: a tensor, a tuple of positional or a dict of keyword inputs.
         None where only weights are observed.
     observer: how activation ranges are read from the data; weight_observer: MIN_MAX or MSE, per channel.
+    convolutions: with OUTPUT, judge ranges that convolutions read by their outputs too, which takes far longer, instead
+        of by MSE.
     percentile: for PERCENTILE, the share of values, in percent, that a range holds.
     pair_safe: raise weight scales until no two neighbouring weights sum to more than 128 (see `pair_safe_scales`).
 
@@ -52,6 +54,7 @@ class Calibrate(Pass):
     weight_observer: Observer = Observer.MIN_MAX
     percentile: float = 99.99
     pair_safe: bool = False
+    convolutions: bool = False
 
     def __post_init__(self) -> None:
         if not 50 < self.percentile <= 100:
@@ -108,7 +111,7 @@ class Calibrate(Pass):
         return {
             group: _Seen(
                 Statistics(self.observer),
-                readers_of(program, members[0]) if by_output and len(members) == 1 else None,
+                readers_of(program, members[0], self.convolutions) if by_output and len(members) == 1 else None,
             )
             for group, members in groups.items()
         }

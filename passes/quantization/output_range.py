@@ -32,7 +32,8 @@ _WORTH = 0.97
 class Readers:
     """The layers that read an activation from its grid, and a sample of what they read.
 
-    Rows of linears are sampled evenly; of convolutions whole items are kept, one a batch, as they need neighbours.
+    Rows of linears are sampled evenly; of convolutions whole items are kept, as they need neighbours: those with the
+    largest values, since clipping that the sample does not show is clipping that is not judged.
     """
 
     nodes: tuple[fx.Node, ...]
@@ -48,8 +49,10 @@ class Readers:
         """Take in one batch of the activation."""
         if self.linear:
             self.rows.add(value.reshape(-1, value.shape[-1]))
-        elif len(self.items) < _ITEMS:
-            self.items.append(value[:1].detach().float().clone())
+            return
+        largest = value.detach().float().abs().flatten(1).amax(1).argmax()
+        self.items.append(value[largest : largest + 1].detach().float().clone())
+        self.items = sorted(self.items, key=lambda item: -float(item.abs().max()))[:_ITEMS]
 
     def choose(self, span: Range, kind: QuantType) -> Range:
         """The range within `span` with the least error of all readers' outputs, each relative to its size."""
@@ -69,12 +72,14 @@ class Readers:
         return candidates[best] if errors[best] < _WORTH * errors[0] else candidates[0]
 
 
-def readers_of(program: Program, observer: fx.Node) -> Readers | None:
+def readers_of(program: Program, observer: fx.Node, convolutions: bool = True) -> Readers | None:
     """The layers that read an observed activation, if such layers are all that reads it."""
     nodes: list[fx.Node] = []
     weights: list[tuple[Tensor, Tensor | None]] = []
     for user in observer.users:
         if role_of(program, user) is not Role.COMPUTE or operands(program, user) != [observer]:
+            return None
+        if user.target is not aten.linear.default and not convolutions:
             return None
         layout = WEIGHTS[user.target]
         weight = _tensor(program, user.args[layout.weight])

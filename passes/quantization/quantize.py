@@ -80,7 +80,7 @@ class Quantize(Sequence):
         if equalize:
             steps.append(EqualizeLayers())
         if smooth:
-            steps.append(SmoothQuant(data, scheme=self.scheme, skip=self.skip))
+            steps.append(SmoothQuant(data, scheme=self.scheme, skip=self.skip, convolutional=False))
         steps.append(InsertFakeQuant(self.scheme, self.coverage, self.operators, self.skip))
         steps.append(Calibrate(data, self.observer, self.weight_observer, self.percentile, self.pair_safe))
         if data is not None and together:

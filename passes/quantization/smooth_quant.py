@@ -22,8 +22,10 @@ from .calibration_data import refuse_unfinite, required
 from .migration import Site, linear_sites, migrate, multiplied
 from .observers import Range, grid, weight_scales
 from .placement import matches
+from .roles import WEIGHTS
 from .samples import Rows
 
+_LINEAR = torch.ops.aten.linear.default
 ALPHAS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
@@ -42,6 +44,7 @@ class SmoothQuant(Pass):
     batches: as for `Calibrate`; the first `count` are read.
     scheme: the grids that the error is judged on. alphas: those tried, beside doing nothing.
     insert: whether a multiplication may be inserted. skip: as for `InsertFakeQuant`; such linears are left out.
+    convolutional: whether to go through the data where convolutions outnumber linears, which then matter little.
     only: patterns of which all readers of a value have to match one; empty means all.
 
     Raises CalibrationError where data is missing, empty or not finite.
@@ -57,6 +60,7 @@ class SmoothQuant(Pass):
     insert: bool = True
     skip: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
+    convolutional: bool = True
 
     def __post_init__(self) -> None:
         if not self.alphas or not all(0 <= alpha <= 1 for alpha in self.alphas):
@@ -65,6 +69,10 @@ class SmoothQuant(Pass):
     def run(self, program: Program) -> PassResult:
         """Smooth every value that gains by it."""
         sites = [site for site in linear_sites(program) if self._wanted(site)]
+        convolutions = sum(node.target in WEIGHTS and node.target is not _LINEAR for node in program.graph.nodes)
+        linears = sum(len(site.readers) for site in sites)
+        if sites and not self.convolutional and convolutions > linears:
+            return PassResult(program, False, (f"left alone: {linears} linears beside {convolutions} convolutions",))
         if not sites:
             return PassResult(program, False, ("no linear layers: nothing to smooth",))
         samples = read_rows(program, [site.value for site in sites], self.batches, self.count)

@@ -84,9 +84,14 @@ class Sparsify(Pass):
                 dense[name] = str(why)
             else:
                 chosen[name] = pattern
+        others = {name for name, tensor in program.parameters().items() if tensor.dim() > 1} - set(found)
+        dense |= dict.fromkeys(sorted(others), "read by other operators than linear and convolution")
         if not chosen:
             raise PassError(
-                "no weight can be sparse", found="; ".join(f"{k}: {v}" for k, v in dense.items()) or "no layer"
+                "no weight can be sparse",
+                expected="weights of linear and convolution",
+                found="; ".join(f"{name}: {why}" for name, why in list(dense.items())[:4]) or "no weight",
+                hint="Canonicalize() before writes matrix products with weights as linear",
             )
         return self._allocated(program, chosen, found), dense
 

@@ -8,6 +8,7 @@ import importlib
 from .results import publish
 
 NAMES = (
+    "hls",
     "neon_kernels",
     "integer_differences",
     "onnx_float_speed",

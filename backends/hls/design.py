@@ -7,7 +7,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from .graph import Concat, Depthwise, Graph, Layer, MatrixVector, Port, Stream, Subsample, Window, sparse_steps
+from .graph import (
+    Concat,
+    Depthwise,
+    Graph,
+    Layer,
+    MatrixVector,
+    Port,
+    Stream,
+    Subsample,
+    Window,
+    count_sparse_steps,
+    sparse_steps,
+)
 
 
 @dataclass(frozen=True)
@@ -22,6 +34,15 @@ class Fold:
     simd: int = 1
     streamed: bool = False
     fabric: bool = False
+
+
+_SMALL_PRODUCT = 20
+"""Products of up to so many bits times bits are made from look-up tables in any case."""
+
+
+def in_fabric(fold: Fold, left: int, right: int) -> bool:
+    """Whether products of those widths are made from look-up tables."""
+    return fold.fabric or left * right <= _SMALL_PRODUCT
 
 
 @dataclass(frozen=True)
@@ -40,6 +61,11 @@ class Wire:
     def width(self) -> int:
         """Bits that travel in one cycle."""
         return self.stream.bits * self.lanes
+
+
+def sparse_cycles(pixels: int, steps: int, columns: int) -> int:
+    """Cycles a frame of a static schedule: the first vector is read, the last one only computed with."""
+    return columns + (pixels - 1) * max(steps, columns) + steps
 
 
 @dataclass(frozen=True)
@@ -61,10 +87,9 @@ class Process:
         blocks = weight.shape[0] // self.fold.pe * (weight.shape[1] // self.fold.simd)
         if blocks == 1 or (weight != 0).all():
             return None
-        schedule = sparse_steps(weight, self.fold.pe, self.fold.simd)
-        turns = max(sum(map(len, schedule)), weight.shape[1] // self.fold.simd)
-        pixels = self.layer.pixels
-        return schedule if (pixels + 1) * turns < pixels * blocks else None
+        pixels, columns = self.layer.pixels, weight.shape[1] // self.fold.simd
+        sparse = sparse_cycles(pixels, count_sparse_steps(weight, self.fold.pe, self.fold.simd), columns)
+        return sparse_steps(weight, self.fold.pe, self.fold.simd) if sparse < pixels * blocks else None
 
 
 @dataclass(frozen=True)

@@ -9,15 +9,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from tersor.ir.errors import LoweringError
 
-from .design import Design, Fold, choices, design, follows
+from .design import Design, Fold, choices, design, follows, sparse_cycles
 from .fifos import interval
-from .graph import Depthwise, Geometry, Graph, Layer, MatrixVector, Window, weight_bits
+from .graph import Depthwise, Geometry, Graph, Layer, MatrixVector, Window, count_sparse_steps, weight_bits
 from .parts import USABLE, Part
-from .requantizer import Ints
 from .resources import Resources, estimate, total
 
 _FORMAT = 1
@@ -157,34 +154,29 @@ def _least(layer: Layer, geometry: Geometry | None, cycles: int | None) -> Fold:
     if cycles is None:
         return Fold(*pairs[0])
     for pair in pairs:
-        if _turns(layer, geometry, *pair) <= cycles:
+        if _turns(layer, geometry, *pair, wanted=cycles) <= cycles:
             return Fold(*pair)
     return Fold(*min(pairs, key=lambda pair: (_turns(layer, geometry, *pair), pair[0] * pair[1])))
 
 
-def _turns(layer: Layer, geometry: Geometry | None, pe: int, simd: int) -> int:
-    """Cycles of a layer with its window generator, without building the design."""
+def _turns(layer: Layer, geometry: Geometry | None, pe: int, simd: int, wanted: int = 0) -> int:
+    """Cycles of a layer with its window generator, without building the design.
+
+    A static schedule is looked at only where more than `wanted` are taken without.
+    """
     lanes = simd if isinstance(layer, MatrixVector) else pe
     behind = _window_turns(geometry, layer.x.channels // lanes) if geometry else 0
-    if isinstance(layer, MatrixVector):
-        rows, columns = layer.weight.shape
-        dense: int = layer.pixels * (rows // pe) * (columns // simd)
-        own = min(dense, (layer.pixels + 1) * sparse_turns(layer.weight, pe, simd))
-    else:
-        own = max(stream.count for stream in (*layer.reads, *layer.writes)) // pe
+    if not isinstance(layer, MatrixVector):
+        return max(behind, *(stream.count // pe for stream in (*layer.reads, *layer.writes)))
+    rows, columns = layer.weight.shape
+    own: int = layer.pixels * (rows // pe) * (columns // simd)
+    if own > wanted:
+        own = min(own, sparse_cycles(layer.pixels, count_sparse_steps(layer.weight, pe, simd), int(columns) // simd))
     return max(own, behind)
 
 
 def _window_turns(g: Geometry, folds: int) -> int:
     return (g.lines * g.plane[1] + g.out[0] * max(g.out[1] * g.taps, g.stride[0] * g.plane[1])) * folds
-
-
-def sparse_turns(weight: Ints, pe: int, simd: int) -> int:
-    """Cycles a pixel of a static schedule that skips blocks of zeros."""
-    rows, columns = weight.shape
-    used = (weight.reshape(rows, columns // simd, simd) != 0).any(axis=2).sum(axis=1)
-    steps = np.maximum(used.reshape(rows // pe, pe).max(axis=1), 1)
-    return max(int(steps.sum()), int(columns) // simd)
 
 
 def _targets(graph: Graph, most: int) -> set[int]:
@@ -194,7 +186,7 @@ def _targets(graph: Graph, most: int) -> set[int]:
     for layer in graph.layers:
         if isinstance(layer, MatrixVector) or layer.x.side:
             geometry = windows[layer.x.name].geometry if layer.x.name in windows else None
-            found |= {_turns(layer, geometry, *pair) for pair in _pairs(layer)}
+            found |= {_turns(layer, geometry, *pair, wanted=most) for pair in _pairs(layer)}
     return {target for target in found if target <= most}
 
 

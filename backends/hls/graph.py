@@ -323,3 +323,10 @@ def sparse_steps(weight: Ints, pe: int, simd: int) -> list[list[list[int]]]:
         length = max(1, *(len(row) for row in blocks))
         schedule.append([[row[i] if i < len(row) else -1 for row in blocks] for i in range(length)])
     return schedule
+
+
+def count_sparse_steps(weight: Ints, pe: int, simd: int) -> int:
+    """How many steps `sparse_steps` has."""
+    rows, columns = weight.shape
+    used = (weight.reshape(rows, columns // simd, simd) != 0).any(axis=2).sum(axis=1)
+    return int(np.maximum(used.reshape(rows // pe, pe).max(axis=1), 1).sum())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -17,7 +17,10 @@ _SAMPLE = 997
 
 @dataclass(frozen=True)
 class PairTable:
-    """An operator of two int8 values over the ranges that they have: q int64[a, b] for a, b from their lows."""
+    """An operator of two int8 values over the ranges that they have: q int64[a, b] for a, b from their lows.
+
+    zeros: the zero points of both; zero_point and the ends are those of the result's grid.
+    """
 
     low_a: int
     low_b: int
@@ -25,6 +28,13 @@ class PairTable:
     zero_point: int
     quant_min: int
     quant_max: int
+    zeros: tuple[int, int] = (0, 0)
+
+    def rounded(self, multiplier_a: int, multiplier_b: int, shift: int, even: bool) -> PairSum:
+        """The sum with an offset of half a step, which rounds to nearest."""
+        offset = (1 << (shift - 1)) - self.zeros[0] * multiplier_a - self.zeros[1] * multiplier_b
+        grid = self.zero_point, self.quant_min, self.quant_max
+        return PairSum(multiplier_a, multiplier_b, offset, shift, even, *grid)
 
     def pairs(self) -> tuple[Ints, Ints, Ints]:
         """a, b and q of every pair, int64[pairs]."""
@@ -111,7 +121,7 @@ def cheapest_sum(table: PairTable, ratio_a: float, ratio_b: float) -> PairSum:
     sample, grid = bounds.sample(), (table.zero_point, table.quant_min, table.quant_max)
     for shift in _SHIFTS:
         near = round(ratio_a * 2**shift), round(ratio_b * 2**shift)
-        tied = PairSum(*near, 1 << (shift - 1), shift, True, *grid)
+        tied = table.rounded(*near, shift, True)
         if _agrees(tied, sample, table) and not _differing(tied, table).size:
             return tied
         for nudge_a, nudge_b in _NUDGES:
@@ -128,14 +138,14 @@ def cheapest_sum(table: PairTable, ratio_a: float, ratio_b: float) -> PairSum:
 def _with_exceptions(table: PairTable, ratio_a: float, ratio_b: float) -> PairSum:
     shift, grid = _SHIFTS[-1], (table.zero_point, table.quant_min, table.quant_max)
     near = round(ratio_a * 2**shift), round(ratio_b * 2**shift)
-    candidates = [PairSum(*near, 1 << (shift - 1), shift, even, *grid) for even in (False, True)]
+    candidates = [table.rounded(*near, shift, even) for even in (False, True)]
     a, b, q = table.pairs()
     differing = [_differing(candidate, table) for candidate in candidates]
     best, cases = min(zip(candidates, differing, strict=True), key=lambda pair: pair[1].size)
     if cases.size > _MOST_EXCEPTIONS:
         return PairSum(0, 0, 0, 0, False, *grid, table=table)
     listed = tuple((int(a[case]), int(b[case]), int(q[case])) for case in cases)
-    return PairSum(*near, best.offset, shift, best.even, *grid, exceptions=listed)
+    return replace(best, exceptions=listed)
 
 
 def _agrees(candidate: PairSum, sample: _Bounds, table: PairTable) -> bool:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 from math import ceil
 from typing import Any
 
-from .design import Design, Process, Wire, is_unrolled
+from .design import Design, Fold, Process, Wire, in_fabric, is_unrolled
 from .graph import (
     Add,
     Depthwise,
@@ -34,8 +34,6 @@ _BLOCKS = ((36, 512), (18, 1024), (9, 2048), (4, 4096), (2, 8192), (1, 16384))
 """Widths and depths of a memory block of 18 Kb."""
 _SMALL_DEPTH = 128
 """Memories of up to so many words are made from look-up tables, 64 words of a bit in each."""
-_SMALL_PRODUCT = 20
-"""Products of up to so many bits times bits are made from look-up tables."""
 _CONTROL = 80
 """Look-up tables for the counters and handshakes of a process."""
 _DSP_WIDTHS = (26, 17)
@@ -93,15 +91,15 @@ def process_resources(process: Process) -> Resources:
     return own + Resources(lut=_CONTROL)
 
 
-def products(count: int, left: int, right: int, fabric: bool) -> Resources:
+def products(count: int, left: int, right: int, fold: Fold) -> Resources:
     """So many multipliers of those widths."""
-    if fabric or left * right <= _SMALL_PRODUCT:
+    if in_fabric(fold, left, right):
         return Resources(lut=count * left * right)
     wide, narrow = max(left, right), min(left, right)
     return Resources(dsp=count * ceil(wide / _DSP_WIDTHS[0]) * ceil(narrow / _DSP_WIDTHS[1]))
 
 
-def requantizers(requantizer: Requantizer | None, lanes: int, channels: int, acc: int, fabric: bool) -> Resources:
+def requantizers(requantizer: Requantizer | None, lanes: int, channels: int, acc: int, fold: Fold) -> Resources:
     """The requantizers of a unit: one a lane, with the constants of its channels."""
     if requantizer is None:
         return Resources(lut=lanes * acc)
@@ -113,7 +111,7 @@ def requantizers(requantizer: Requantizer | None, lanes: int, channels: int, acc
         return Resources(lut=int(plain.cost.sum()) + lanes * acc)
     constants = plain.multiplier_bits + offset_bits(plain) + 8
     logic = lanes * (4 * acc + (12 * acc if Form.FLOAT in plain.forms else 0))
-    own = products(lanes, acc, plain.multiplier_bits, fabric)
+    own = products(lanes, acc, plain.multiplier_bits, fold)
     return own + Resources(lut=logic) + memory(lanes * constants, channels // lanes if len(plain.form) > 1 else 1)
 
 
@@ -121,11 +119,11 @@ def _matrix_vector(process: Process, layer: MatrixVector) -> Resources:
     pe, simd, x = process.fold.pe, process.fold.simd, process.reads[0]
     rows, columns = layer.weight.shape
     bits, acc = weight_bits(layer.weight), acc_bits(layer.acc)
-    finish = requantizers(layer.requantizer, pe, rows, acc, process.fold.fabric)
+    finish = requantizers(layer.requantizer, pe, rows, acc, process.fold)
     if is_unrolled(process):
-        return finish + _constants(layer, x.stream.bits, acc, process.fold.fabric)
+        return finish + _constants(layer, x.stream.bits, acc, process.fold)
     adders = Resources(lut=pe * simd * (x.stream.bits + bits))
-    own = products(pe * simd, x.stream.bits, bits, process.fold.fabric) + adders + finish
+    own = products(pe * simd, x.stream.bits, bits, process.fold) + adders + finish
     folds = columns // simd
     if process.fold.streamed:
         return own + memory(x.width, folds) + Resources(lut=600)
@@ -136,23 +134,23 @@ def _matrix_vector(process: Process, layer: MatrixVector) -> Resources:
     return sum(vectors, own + memory(pe * simd * bits + pe * column + 1, steps))
 
 
-def _constants(layer: MatrixVector, x: int, acc: int, fabric: bool) -> Resources:
+def _constants(layer: MatrixVector, x: int, acc: int, fold: Fold) -> Resources:
     """Weights as constants of the circuit. A zero takes nothing, a power of two a wire."""
     digits = signed_digits(layer.weight)
     used = int((digits > 0).sum())
-    if fabric:
+    if fold.fabric:
         return Resources(lut=int(digits.sum()) * (x + 2) + used)
     many = int((digits > 2).sum())
     bits = int(bit_length(abs(layer.weight)).max(initial=1))
-    return products(many, x, bits, fabric) + Resources(lut=int(digits[digits <= 2].sum()) * (x + 2) + used * acc // 4)
+    return products(many, x, bits, fold) + Resources(lut=int(digits[digits <= 2].sum()) * (x + 2) + used * acc // 4)
 
 
 def _depthwise(process: Process, layer: Depthwise) -> Resources:
     pe, (channels, taps) = process.fold.pe, layer.weight.shape
     bits, acc, x = weight_bits(layer.weight), acc_bits(layer.acc), layer.x.bits
-    own = products(pe, x, bits, process.fold.fabric) + Resources(lut=pe * acc)
+    own = products(pe, x, bits, process.fold) + Resources(lut=pe * acc)
     weights = memory(pe * bits, channels // pe * taps)
-    return own + weights + requantizers(layer.requantizer, pe, channels, acc, process.fold.fabric)
+    return own + weights + requantizers(layer.requantizer, pe, channels, acc, process.fold)
 
 
 def _window(process: Process, layer: Window) -> Resources:
@@ -167,7 +165,7 @@ def _max_pool(process: Process, layer: MaxPool) -> Resources:
 
 def _sum_pool(process: Process, layer: SumPool | GlobalPool) -> Resources:
     pe, acc = process.fold.pe, acc_bits(layer.acc)
-    own = requantizers(layer.requantizer, pe, layer.y.channels, acc, process.fold.fabric)
+    own = requantizers(layer.requantizer, pe, layer.y.channels, acc, process.fold)
     sums = memory(pe * acc, layer.y.channels // pe) if isinstance(layer, GlobalPool) else Resources()
     return own + sums + Resources(lut=pe * acc)
 
@@ -182,8 +180,8 @@ def _add(process: Process, layer: Add) -> Resources:
 
 def _multiply(process: Process, layer: Multiply) -> Resources:
     pe, (left, right) = process.fold.pe, layer.reads
-    own = products(pe, left.bits + 1, right.bits + 1, process.fold.fabric)
-    return own + requantizers(layer.requantizer, pe, layer.y.channels, acc_bits(layer.acc), process.fold.fabric)
+    own = products(pe, left.bits + 1, right.bits + 1, process.fold)
+    return own + requantizers(layer.requantizer, pe, layer.y.channels, acc_bits(layer.acc), process.fold)
 
 
 def _lookup(process: Process, layer: Lookup) -> Resources:

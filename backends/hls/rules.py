@@ -253,12 +253,12 @@ def _two(b: Builder, node: fx.Node) -> tuple[Stream, Stream, Ints]:
 
 def _add(b: Builder, node: fx.Node) -> None:
     left, right, order = _two(b, node)
-    scale_a, _, scale_b, _, scale, zero_point, low, high = node.args[2:]
+    scale_a, zero_a, scale_b, zero_b, scale, zero_point, low, high = node.args[2:]
     grid = [torch.arange(stream.low, stream.high + 1, dtype=torch.int8) for stream in (left, right)]
     values = ops.int_add(*torch.meshgrid(*grid, indexing="ij"), *node.args[2:])  # type: ignore[arg-type]
-    table = PairTable(
-        left.low, right.low, values.to(torch.int64).numpy(), integer(zero_point), integer(low), integer(high)
-    )
+    results = values.to(torch.int64).numpy()
+    target, zeros = (integer(zero_point), integer(low), integer(high)), (integer(zero_a), integer(zero_b))
+    table = PairTable(left.low, right.low, results, *target, zeros)
     ratios = [float(part) / float(scale) for part in (scale_a, scale_b)]  # type: ignore[arg-type]
     y = b.stream(node, left.pixels, left.channels)
     b.add(Add(b.name(node, "_unit"), node.name, (left, right), (y,), cheapest_sum(table, *ratios)))

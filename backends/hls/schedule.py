@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from .design import Process
+from .design import Process, sparse_cycles
 from .graph import Concat, Depthwise, Geometry, GlobalPool, MatrixVector, MaxPool, Subsample, SumPool, Window
 from .requantizer import Ints
 
@@ -42,7 +42,7 @@ def turns(process: Process) -> int:
         blocks: int = rows // fold.pe * (columns // fold.simd)
         if process.steps is None:
             return layer.pixels * blocks
-        return (layer.pixels + 1) * max(sum(map(len, process.steps)), int(columns) // fold.simd)
+        return sparse_cycles(layer.pixels, sum(map(len, process.steps)), columns // fold.simd)
     if isinstance(layer, Window):
         return fill(process) + sum(max(row) for row in _rows(process, layer))
     if isinstance(layer, Depthwise | MaxPool | SumPool | Subsample | GlobalPool):
@@ -117,9 +117,11 @@ def _matrix_vector(process: Process, layer: MatrixVector) -> Schedule:
             layer.pixels * pixel, (_each(layer.pixels, pixel, read),), (_each(layer.pixels, pixel, written),)
         )
     lengths = np.cumsum([len(fold) for fold in process.steps])
-    pixel = max(int(lengths[-1]), blocks)
-    reads, writes = _each(layer.pixels, pixel, np.arange(blocks)), _each(layer.pixels, pixel, lengths - 1)
-    return Schedule((layer.pixels + 1) * pixel, (reads,), (writes + pixel,))
+    steps, pixels = int(lengths[-1]), layer.pixels
+    pixel = max(steps, blocks)
+    reads = np.concatenate([np.arange(blocks), blocks + _each(pixels - 1, pixel, np.arange(blocks))])
+    writes = blocks + _each(pixels, pixel, lengths - 1)
+    return Schedule(sparse_cycles(pixels, steps, blocks), (reads,), (writes,))
 
 
 def _each(pixels: int, period: int, places: Ints) -> Ints:

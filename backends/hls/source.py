@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .design import Process, Wire
+from .design import Process, Wire, in_fabric
 from .graph import (
     Add,
     Concat,
@@ -163,7 +163,7 @@ def _matrix_vector(process: Process, layer: MatrixVector) -> Code:
     tiles = layer.weight.reshape(rows // pe, pe, columns // simd, simd).transpose(0, 2, 1, 3)
     shape: dict[str, object] = {
         "PIXELS": layer.pixels, "ROWS": rows, "COLUMNS": columns, "PE": pe, "SIMD": simd, "IN": layer.x.bits,
-        "WEIGHT": bits, "BIAS": bias, **own.shape,
+        "WEIGHT": bits, "BIAS": bias, "FABRIC": int(in_fabric(process.fold, layer.x.bits, bits)), **own.shape,
     }  # fmt: skip
     constants = (
         *array(f"ap_int<{bias}>", "bias", (rows // pe, pe), layer.bias.reshape(-1, pe).tolist()),

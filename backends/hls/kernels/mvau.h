@@ -8,12 +8,21 @@
 
 #include "requantize.h"
 
-template <int ACC, int IN, int SIMD, int WEIGHT>
-ap_int<ACC> dot(ap_int<ACC> sum, const beat<IN, SIMD> &x, const ap_int<WEIGHT> (&weight)[SIMD]) {
+// FABRIC: whether products are made from look-up tables, or from multipliers.
+template <class S>
+ap_int<S::ACC> dot(ap_int<S::ACC> sum, const beat<S::IN, S::SIMD> &x, const ap_int<S::WEIGHT> (&weight)[S::SIMD]) {
 #pragma HLS INLINE
-    for (int i = 0; i < SIMD; i++) {
+    for (int i = 0; i < S::SIMD; i++) {
 #pragma HLS UNROLL
-        sum += x.lane[i] * weight[i];
+        if (S::FABRIC) {
+            const ap_int<S::IN + S::WEIGHT> product = x.lane[i] * weight[i];
+#pragma HLS BIND_OP variable = product op = mul impl = fabric
+            sum += product;
+        } else {
+            const ap_int<S::IN + S::WEIGHT> product = x.lane[i] * weight[i];
+#pragma HLS BIND_OP variable = product op = mul impl = dsp
+            sum += product;
+        }
     }
     return sum;
 }
@@ -39,7 +48,7 @@ void mvau(hls::stream<beat<S::IN, S::SIMD>> &in, hls::stream<beat<S::OUT, S::PE>
                 for (int p = 0; p < S::PE; p++) {
 #pragma HLS UNROLL
                     const ap_int<S::ACC> start = column == 0 ? static_cast<ap_int<S::ACC>>(bias[row][p]) : acc[p];
-                    acc[p] = dot<S::ACC, S::IN, S::SIMD, S::WEIGHT>(start, x, tile.weight[p]);
+                    acc[p] = dot<S>(start, x, tile.weight[p]);
                     if (column == COLUMN_FOLDS - 1)
                         y.lane[p] = S::requantize::apply(acc[p], constants[row][p]);
                 }
@@ -57,7 +66,8 @@ template <int PE, int COLUMN> struct sparse_step {
 };
 
 // The same where blocks of SIMD weights are zero: a static schedule of STEPS steps a vector names the others. While one
-// vector is computed with, the next is read. (PIXELS + 1) * max(STEPS, COLUMNS / SIMD) cycles a frame.
+// vector is computed with, the next is read: with F = COLUMNS / SIMD, F + (PIXELS - 1) * max(STEPS, F) + STEPS cycles a
+// frame.
 template <class S, class Tiles, class Schedule, class Bias, class Constants>
 void mvau_sparse(hls::stream<beat<S::IN, S::SIMD>> &in, hls::stream<beat<S::OUT, S::PE>> &out, const Tiles &tiles,
                  const Schedule &schedule, const Bias &bias, const Constants &constants) {
@@ -69,7 +79,8 @@ void mvau_sparse(hls::stream<beat<S::IN, S::SIMD>> &in, hls::stream<beat<S::OUT,
     for (int pixel = 0; pixel <= S::PIXELS; pixel++) {
         int row = 0;
         bool first = true;
-        for (int turn = 0; turn < TURNS; turn++) {
+        const int turns = pixel == 0 ? COLUMN_FOLDS : pixel == S::PIXELS ? S::STEPS : TURNS;
+        for (int turn = 0; turn < turns; turn++) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS DEPENDENCE variable = vectors inter false
             if (pixel < S::PIXELS && turn < COLUMN_FOLDS) {
@@ -87,7 +98,7 @@ void mvau_sparse(hls::stream<beat<S::IN, S::SIMD>> &in, hls::stream<beat<S::OUT,
 #pragma HLS UNROLL
                     const beat<S::IN, S::SIMD> x = vectors[p][(pixel & 1) ^ 1][static_cast<int>(step.column[p])];
                     const ap_int<S::ACC> start = first ? static_cast<ap_int<S::ACC>>(bias[row][p]) : acc[p];
-                    acc[p] = dot<S::ACC, S::IN, S::SIMD, S::WEIGHT>(start, x, tile.weight[p]);
+                    acc[p] = dot<S>(start, x, tile.weight[p]);
                     if (step.last == 1)
                         y.lane[p] = S::requantize::apply(acc[p], constants[row][p]);
                 }

@@ -11,11 +11,10 @@ import numpy as np
 import pytest
 from torch import nn
 
-from tersor.backends.hls import folding
 from tersor.backends.hls.design import Fold, choices, design, follows
 from tersor.backends.hls.fifos import size_fifos
 from tersor.backends.hls.folding import fastest, fold_for, for_cycles, from_json, to_json
-from tersor.backends.hls.graph import Graph, MatrixVector, sparse_steps
+from tersor.backends.hls.graph import Graph, MatrixVector, count_sparse_steps, sparse_steps
 from tersor.backends.hls.parts import PARTS, Part, find_part
 from tersor.backends.hls.schedule import schedule, turns
 from tersor.backends.hls.simulate import Deadlock, simulate
@@ -189,7 +188,7 @@ def test_a_static_schedule_has_every_block_and_skips_zeros(density: float) -> No
                     assert not seen[fold * pe + lane, block]
                     seen[fold * pe + lane, block] = True
     assert np.array_equal(seen, blocks)
-    assert folding.sparse_turns(weight, pe, simd) == max(sum(map(len, steps)), 16)
+    assert count_sparse_steps(weight, pe, simd) == sum(map(len, steps))
 
 
 def test_zeros_save_cycles_and_memory() -> None:

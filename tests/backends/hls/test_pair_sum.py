@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tersor.backends.hls import pair_sum
 from tersor.backends.hls.pair_sum import PairSum, PairTable, cheapest_sum
 from tersor.ir.integer_operators import int_add
 
@@ -17,7 +18,7 @@ VALUES = torch.arange(-128, 128, dtype=torch.int8)
 def table_of(scales: tuple[float, float, float], zeros: tuple[int, int, int]) -> PairTable:
     a, b = torch.meshgrid(VALUES, VALUES, indexing="ij")
     q = int_add(a, b, scales[0], zeros[0], scales[1], zeros[1], scales[2], zeros[2], -128, 127)
-    return PairTable(-128, -128, q.to(torch.int64).numpy(), zeros[2], -128, 127)
+    return PairTable(-128, -128, q.to(torch.int64).numpy(), zeros[2], -128, 127, zeros[:2])
 
 
 def chosen_for(scales: tuple[float, float, float], zeros: tuple[int, int, int]) -> PairSum:
@@ -43,6 +44,22 @@ def test_ties_go_to_even_where_scales_are_powers_of_two() -> None:
     assert chosen.even
     assert chosen.exceptions == ()
     assert chosen.shift <= 4
+
+
+@pytest.mark.parametrize("zeros", [(5, -9, 3), (-128, 127, -128)])
+def test_ties_go_to_even_wherever_the_zero_points_are(zeros: tuple[int, int, int]) -> None:
+    chosen = chosen_for((0.5, 0.25, 1.0), zeros)
+    assert chosen.even
+    assert chosen.shift <= 4
+
+
+def test_a_few_pairs_that_float32_rounds_another_way_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pair_sum, "_NUDGES", ())
+    chosen = chosen_for((0.011, 0.02, 0.025), (3, -7, 9))
+    assert chosen.table is None
+    monkeypatch.setattr(pair_sum, "_SHIFTS", range(14, 15))
+    monkeypatch.setattr(pair_sum, "_MOST_EXCEPTIONS", 2000)
+    assert 0 < len(chosen_for((0.011, 0.02, 0.025), (3, -7, 9)).exceptions) < 1000
 
 
 def test_an_operator_that_is_no_sum_is_a_table() -> None:

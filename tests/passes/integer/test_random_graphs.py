@@ -92,7 +92,7 @@ def test_onnx_runtime_gives_the_same_bits_on_thousands(seed: int, tmp_path_facto
     check_against_onnx_runtime(seed, tmp_path_factory.mktemp("graph"))
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
 @given(SEEDS)
 def test_nothing_between_integers_is_float(seed: int) -> None:
     """Only what moves the program's own input and is read by nobody computes floats."""
@@ -104,7 +104,7 @@ def test_nothing_between_integers_is_float(seed: int) -> None:
         )
 
 
-@settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=5, deadline=None, suppress_health_check=list(HealthCheck))
 @given(seed=SEEDS)
 def test_integer_programs_are_saved_and_loaded(seed: int, tmp_path_factory: pytest.TempPathFactory) -> None:
     _, integer, given_ = lowered(seed, EVERY)

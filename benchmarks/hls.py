@@ -76,14 +76,14 @@ def _resnet8() -> nn.Module:
     from transformers import ResNetConfig, ResNetForImageClassification
 
     sizes = [16, 32, 64]
-    config = ResNetConfig(embedding_size=16, hidden_sizes=sizes, depths=[1, 1, 1], layer_type="basic", num_labels=10)
+    config = ResNetConfig(embedding_size=16, hidden_sizes=sizes, depths=[1, 1, 1], layer_type="basic")
     return _Logits(ResNetForImageClassification(config))
 
 
 def _mobilenet_v2() -> nn.Module:
     from transformers import MobileNetV2Config, MobileNetV2ForImageClassification
 
-    config = MobileNetV2Config(depth_multiplier=0.35, image_size=96, num_labels=10, tf_padding=False)
+    config = MobileNetV2Config(depth_multiplier=0.35, image_size=96, tf_padding=False)
     return _Logits(MobileNetV2ForImageClassification(config))
 
 

@@ -106,7 +106,8 @@ class Sums(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         a, b = self.first(x), self.second(x)
-        return (a - b) + a
+        result: Tensor = (a - b) + a
+        return result
 
 
 @pytest.mark.parametrize("most", [64, 0])

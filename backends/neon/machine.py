@@ -26,12 +26,14 @@ class Machine:
 
     portable: the portable C of the same semantics, on this machine. isa: an instruction set among those it was lowered
     for; None is the best that the processor has. cpu: which processor qemu emulates. flags: for the compiler.
+    kernels: an archive of the kernels, built with the same compiler and flags, which saves building them once more.
     """
 
     portable: bool = False
     isa: str | None = None
     cpu: str = "max"
     flags: tuple[str, ...] = ()
+    kernels: Path | None = None
 
     @property
     def emulated(self) -> bool:
@@ -62,7 +64,7 @@ class Machine:
                 draft = Path(name) / "draft"
                 _copy_sources(artifact, draft)
                 static = "-static" if self.emulated else ""
-                _make(draft, f"CC={command}", f"CFLAGS={flags}", f"LDFLAGS={static}")
+                _make(draft, f"CC={command}", f"CFLAGS={flags}", f"LDFLAGS={static}", f"KERNELS={self.kernels or ''}")
                 if not folder.is_dir():
                     draft.replace(folder)
         return folder

@@ -145,7 +145,10 @@ class Planner:
         block = 1 if axis is None else self.block
         affine = Affine.of(np.transpose(offsets, order).reshape(sizes), block)
         inside = affine is not None and (sizes[0] % block == 0 or self._has_tail(buffer, affine, sizes))
-        return Walk(buffer, affine) if inside and affine is not None else None
+        if not inside or affine is None:
+            return None
+        # The strides of a plane of one row do not say how far away its border is: those of the buffer do.
+        return Walk(buffer, affine) if border == NO_BORDER else Walk.whole(buffer)
 
     def _has_tail(self, buffer: Buffer, affine: Affine, sizes: tuple[int, int, int]) -> bool:
         """Whether the channels that fill up the last block lie within the buffer too."""

@@ -31,9 +31,10 @@ def is_native() -> bool:
 
 @dataclass(frozen=True)
 class Compiler:
-    """A C compiler for AArch64, as the words of its command."""
+    """A C compiler for AArch64, as the words of its command; `portable`: for any machine, without ARM's flags."""
 
     command: tuple[str, ...]
+    portable: bool = False
 
     def build(self, sources: Sequence[Path], program: Path, flags: Sequence[str] = ()) -> Path:
         """Compile and link statically, which an emulator runs without a copy of the target's libraries.
@@ -48,7 +49,7 @@ class Compiler:
 
     def compile(self, source: Path, output: Path, flags: Sequence[str] = ()) -> Path:
         """One file to one object."""
-        march = [flag for end, flag in MARCH.items() if source.stem.endswith(end)]
+        march = [flag for end, flag in MARCH.items() if source.stem.endswith(end) and not self.portable]
         self._run([*FLAGS, *march, *flags, f"-I{KERNELS}", "-c", str(source), "-o", str(output)])
         return output
 

@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 
 from tersor.backends.neon import toolchain
+from tersor.backends.neon.machine import Machine
 from tersor.ir.errors import MissingDependencyError
+
+from .lowered import SANITIZED, Machines, build_kernels
 
 ROOT = Path(__file__).resolve().parents[3]
 DRIVER = ROOT / "benchmarks" / "neon" / "run_cases.c"
@@ -61,3 +64,16 @@ def host_program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     result = subprocess.run(words, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     return program
+
+
+@pytest.fixture(scope="session")
+def machines(compiler: toolchain.Compiler, emulator: str, tmp_path_factory: pytest.TempPathFactory) -> Machines:
+    """Every machine that models are run on."""
+    if shutil.which("cc") is None or shutil.which("make") is None:
+        unavailable("no C compiler or no make: apt-get install gcc libc6-dev make")
+    host, arm = tmp_path_factory.mktemp("kernels_host"), tmp_path_factory.mktemp("kernels_arm")
+    portable = build_kernels(host, toolchain.Compiler(("cc",), portable=True), [*SANITIZED, "-DTERSOR_PORTABLE", "-O1"])
+    native = build_kernels(arm, compiler, ["-Werror"])
+    return Machines(
+        Machine(portable=True, flags=(*SANITIZED, "-O1"), kernels=portable), Machine(flags=("-Werror",), kernels=native)
+    )

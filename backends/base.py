@@ -16,6 +16,7 @@ from tersor.ir.origin import Origin
 from tersor.ir.program import Program
 from tersor.ir.signature import Signature
 from tersor.passes.base import Pass
+from tersor.passes.quantization.placement import Coverage
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,9 @@ class Backend(ABC):
 
     name: ClassVar[str]
     summary: ClassVar[str]
+    coverage: ClassVar[Coverage] = Coverage.FASTEST
+    """How much `compress` quantizes for this target; `recipe` is what the command line runs where none is named."""
+    recipe: ClassVar[str] = "int8"
 
     @classmethod
     def missing(cls) -> str | None:

@@ -11,6 +11,7 @@ NAMES = (
     "hls",
     "neon_kernels",
     "integer_differences",
+    "neon_models",
     "onnx_float_speed",
     "onnx_import",
     "pass_time",

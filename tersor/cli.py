@@ -51,7 +51,7 @@ def cli() -> None:
 
 @cli.command()
 @click.argument("model")
-@click.option("--recipe", "-r", default="int8", show_default=True, help="A YAML or TOML file, or a ready-made name.")
+@click.option("--recipe", "-r", help="A YAML or TOML file, or a ready-made name; else what suits the target.")
 @click.option("--target", "-t", default="onnxruntime", show_default=True, help="See `tersor targets`.")
 @click.option("--out", "-o", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder to write.")
 @click.option("--data", "-d", metavar="MODULE:FUNCTION", help="Calibration batches.")
@@ -61,7 +61,7 @@ def cli() -> None:
 @as_json
 def compress(
     model: str,
-    recipe: str,
+    recipe: str | None,
     target: str,
     out: Path,
     data: str | None,
@@ -76,7 +76,7 @@ def compress(
     """
     backend = resolve(target)
     calibration = None if data is None else list(islice(load_data(data), batches))
-    passes = load_recipe(recipe, calibration)
+    passes = load_recipe(recipe or backend.recipe, calibration)
     program = load_program(model, parse_dynamic(dynamic))
     manager = PassManager(passes, checkpoint=checkpoint, progress=False if as_json else None)
     result = manager.run(program)

@@ -90,7 +90,7 @@ def compress(
     if passes is None and calibration is None:
         warnings.warn("calibrating on the example alone: give calibration=batches of real data", stacklevel=2)
         calibration = [example_batch(program)]
-    passes = [Quantize(calibration=calibration)] if passes is None else passes
+    passes = [Quantize(calibration=calibration, coverage=backend.coverage)] if passes is None else passes
     return lower(PassManager(passes).run(program).program, backend, out)
 
 

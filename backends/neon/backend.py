@@ -14,6 +14,7 @@ from tersor.ir.errors import LoweringError
 from tersor.ir.program import Program
 from tersor.passes.base import Pass
 from tersor.passes.integer.lower_to_integer import LowerToInteger
+from tersor.passes.quantization.placement import Coverage
 from tersor.passes.rewriting.bind_dimensions import BindDimensions
 
 from ..base import Artifact, Backend, Unsupported
@@ -43,6 +44,8 @@ class Neon(Backend):
 
     name: ClassVar[str] = "neon"
     summary: ClassVar[str] = "ARM CPUs: a C library of int8 kernels, dense and sparse"
+    coverage: ClassVar[Coverage] = Coverage.EVERYTHING
+    recipe: ClassVar[str] = "int8_integer"
 
     isas: tuple[str, ...] = tuple(BLOCKS)
     library: str = "model"
@@ -55,6 +58,12 @@ class Neon(Backend):
             raise LoweringError(
                 "library is a prefix for files and functions", expected="[a-z][a-z0-9_]*", found=self.library
             )
+
+    @classmethod
+    def missing(cls) -> str | None:
+        from .toolchain import missing_tools
+
+        return missing_tools()
 
     def passes(self) -> tuple[Pass, ...]:
         return (LowerToInteger(), BindDimensions(self.sizes))

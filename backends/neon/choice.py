@@ -45,10 +45,17 @@ COSTS: dict[str, dict[str, Cost]] = {
 }
 """By instruction set and kernel; benchmarks/results/neon_kernels.json has the measurements."""
 
+VECTOR_COSTS: dict[str, dict[str, Cost]] = {
+    "neon": {"dense_vector": Cost(0.35)},
+    "dotprod": {"dense_vector": Cost(0.15), "4x4_vector": Cost(0.40, 4, 4)},
+}
+"""The same for a linear layer on one row. i8mm computes two rows at a time, and so takes those of dotprod."""
 
-def choose(isa: str, weight: Weight) -> Choice:
-    """The kernel with the fewest instructions for these weights, int8[out, in, kh, kw]."""
-    costs = {name: cost.per_mac * _kept(weight, cost) for name, cost in COSTS[isa].items()}
+
+def choose(isa: str, weight: Weight, *, vector: bool = False) -> Choice:
+    """The kernel with the fewest instructions for these weights, int8[out, in, kh, kw]; vector: for one pixel."""
+    known = VECTOR_COSTS.get(isa, VECTOR_COSTS["dotprod"]) if vector else COSTS[isa]
+    costs = {name: cost.per_mac * _kept(weight, cost) for name, cost in known.items()}
     best = min(costs, key=lambda name: costs[name])
     zeros = 1 - np.count_nonzero(weight) / max(weight.size, 1)
     listed = ", ".join(f"{name} {cost:.4f}" for name, cost in costs.items())

@@ -39,7 +39,7 @@ class Variant:
 
 def emit(program: Program, out: Path, options: Neon) -> NeonArtifact:
     """Write the library into `out`: every file under a temporary name first, the manifest last."""
-    variants = [_variant(program, isa) for isa in options.isas]
+    variants = [variant_of(program, isa) for isa in options.isas]
     blob = Blob()
     files = {f"{options.library}_{v.isa}.c": _variant_source(options.library, v, blob) for v in variants}
     values = _values(program, options, variants, blob)
@@ -56,7 +56,8 @@ def emit(program: Program, out: Path, options: Neon) -> NeonArtifact:
     return artifact
 
 
-def _variant(program: Program, isa: str) -> Variant:
+def variant_of(program: Program, isa: str) -> Variant:
+    """The plan for one instruction set, and where its buffers lie."""
     plan = Planner(program, isa, BLOCKS[isa], RULES).plan()
     return Variant(isa, plan, place(plan))
 
@@ -89,10 +90,13 @@ def _variant_source(name: str, variant: Variant, blob: Blob) -> str:
 def _kernel_names(isa: str, kernels: Iterable[str]) -> list[str]:
     depthwise = f"tersor_depthwise_c{BLOCKS[isa]}"
     native = {kernel: f"tersor_conv_{kernel}_{isa}" for kernel in kernels} | {"depthwise": f"{depthwise}_neon"}
-    native |= {"matmul": "tersor_matmul_neon" if isa == "neon" else "tersor_matmul_dotprod"}
+    dot = "neon" if isa == "neon" else "dotprod"
+    native |= {"dense_vector": f"tersor_linear_dense_{dot}", "4x4_vector": "tersor_linear_4x4_dotprod"}
+    native |= {"matmul": f"tersor_matmul_{dot}"}
     portable = {kernel: f"tersor_conv_{kernel}_portable" for kernel in kernels}
     portable |= {"dense": f"tersor_conv_dense_{isa}_portable", "depthwise": f"{depthwise}_portable"}
-    portable |= {"matmul": "tersor_matmul_portable"}
+    portable |= {"matmul": "tersor_matmul_portable", "4x4_vector": "tersor_conv_4x4_portable"}
+    portable |= {"dense_vector": f"tersor_conv_dense_{dot}_portable"}
     defined = [[f"#define KERNEL_{k} {names[k]}" for k in kernels] for names in (native, portable)]
     layers = [f"#define LAYER(name) name##_{kind}" for kind in ("neon", "portable")]
     return [
@@ -176,10 +180,17 @@ def _move(path: Path, draft: Path, out: Path) -> Path:
     return path.replace(target)
 
 
+def _called(step: Step, isa: str) -> str:
+    """The kernel of a convolution, else what a step is called."""
+    if isinstance(step, Convolution):
+        return f"{step.kernel}_{isa}"
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", type(step).__name__).lower()
+
+
 def _report(program: Program, variants: list[Variant], files: dict[str, int]) -> LoweringReport:
     best = variants[-1]
     rows = [
-        AuditRow(step.node, type(step).__name__.lower(), "int8", step.macs, getattr(step, "reason", ""))
+        AuditRow(step.node, _called(step, best.isa), "int8", step.macs, getattr(step, "reason", ""))
         for step in best.plan.steps
     ]
     notes = [f"{v.isa}: {len(v.plan.steps)} steps, arena of {v.arena.size} bytes" for v in variants]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from dataclasses import dataclass
 
@@ -14,7 +15,22 @@ from tersor.ir.proofs import refute_pairs
 from .steps import Sum
 
 _LIMIT = (1 << 31) // 256
-_NEAR = sorted(range(-3, 4), key=abs)
+_NEAR = sorted(itertools.product(range(-3, 4), repeat=2), key=lambda pair: max(map(abs, pair)))
+
+
+@dataclass(frozen=True)
+class SumGrids:
+    """What a sum computes: the scales and zero points of a, b and the result, and what it is clamped to."""
+
+    scales: tuple[float, float, float]
+    zero_points: tuple[int, int, int]
+    quant_min: int
+    quant_max: int
+
+    def __call__(self, a: Tensor, b: Tensor) -> Tensor:
+        """By the definition."""
+        grids = [value for pair in zip(self.scales, self.zero_points, strict=True) for value in pair]
+        return int_add(a, b, *grids, self.quant_min, self.quant_max)  # type: ignore[arg-type, call-arg]  # in turns
 
 
 @dataclass(frozen=True)
@@ -25,35 +41,40 @@ class FixedSum:
     b_factor: int
     shift: int
 
-    def __call__(self, step: Sum, a: Tensor, b: Tensor) -> Tensor:
+    def of(self, grids: SumGrids, a: Tensor, b: Tensor) -> Tensor:
         """int8 and int8 to int8, as `tersor_add_neon` computes it."""
-        za, zb, zy = step.zero_points
+        za, zb, zy = grids.zero_points
         acc = (a.to(torch.int32) - za) * self.a_factor + (b.to(torch.int32) - zb) * self.b_factor
         half = ((acc >> 16) + (zy << self.shift)).clamp(-32768, 32767)
         q = (half + (1 << (self.shift - 1))) >> self.shift
-        return q.clamp(-128, 127).clamp(step.quant_min, step.quant_max).to(torch.int8)
+        return q.clamp(-128, 127).clamp(grids.quant_min, grids.quant_max).to(torch.int8)
 
 
 def fixed_sum(step: Sum) -> FixedSum | None:
     """Factors that give the bits of the definition for every pair; None where none near the real ones do."""
-    sa, sb, sy = step.scales
-    for shift in range(6, 1, -1):
-        factors = [round(scale / sy * (1 << (16 + shift))) for scale in (sa, sb)]
-        if sum(map(abs, factors)) + 6 < _LIMIT:
-            break
-    else:
+    return _search(SumGrids(step.scales, step.zero_points, step.quant_min, step.quant_max))
+
+
+@functools.lru_cache(maxsize=4096)
+def _search(grids: SumGrids) -> FixedSum | None:
+    """Try factors near the real ones. Pairs that refuted one are asked of the next first."""
+    sa, sb, sy = grids.scales
+    shift = next((s for s in range(6, 1, -1) if (abs(sa) + abs(sb)) / sy * (1 << (16 + s)) + 8 < _LIMIT), None)
+    if shift is None:
         return None
-    for near in sorted(itertools.product(_NEAR, _NEAR), key=lambda pair: max(map(abs, pair))):
-        found = FixedSum(factors[0] + near[0], factors[1] + near[1], shift)
-        if _proven(step, found):
-            return found
+    hard: list[tuple[int, ...]] = []
+    for near in _NEAR:
+        factors = (round(scale / sy * (1 << (16 + shift))) + off for scale, off in zip((sa, sb), near, strict=True))
+        candidate = FixedSum(*factors, shift)
+        if hard and not _holds(grids, candidate, torch.tensor(hard, dtype=torch.int8)):
+            continue
+        found = refute_pairs(grids, functools.partial(candidate.of, grids))
+        if found is None:
+            return candidate
+        hard.append(found.inputs)
     return None
 
 
-def _proven(step: Sum, candidate: FixedSum) -> bool:
-    grids = [value for pair in zip(step.scales, step.zero_points, strict=True) for value in pair]
-
-    def definition(a: Tensor, b: Tensor) -> Tensor:
-        return int_add(a, b, *grids, step.quant_min, step.quant_max)  # type: ignore[arg-type, call-arg]  # scale, zero point
-
-    return refute_pairs(definition, lambda a, b: candidate(step, a, b)) is None
+def _holds(grids: SumGrids, candidate: FixedSum, pairs: Tensor) -> bool:
+    a, b = pairs.unbind(1)
+    return torch.equal(grids(a, b), candidate.of(grids, a, b))

@@ -25,7 +25,8 @@ class Machine:
     """How a lowered model is built and run.
 
     portable: the portable C of the same semantics, on this machine. isa: an instruction set among those it was lowered
-    for; None is the best that the processor has. cpu: which processor qemu emulates. flags: for the compiler.
+    for; None is the best that the processor has. cpu: which processor qemu emulates.
+    flags, command: for the compiler, and the words that it is called by, where it is not to be looked for.
     kernels: an archive of the kernels, built with the same compiler and flags, which saves building them once more.
     """
 
@@ -33,6 +34,7 @@ class Machine:
     isa: str | None = None
     cpu: str = "max"
     flags: tuple[str, ...] = ()
+    command: tuple[str, ...] = ()
     kernels: Path | None = None
 
     @property
@@ -42,6 +44,8 @@ class Machine:
 
     def compiler(self) -> tuple[str, ...]:
         """The words of the compiler's command. Raises MissingDependencyError."""
+        if self.command:
+            return self.command
         if not self.portable:
             return find_compiler().command
         for name in ("cc", "gcc", "clang"):

@@ -156,7 +156,8 @@ def _convolution(planner: Planner, acc: fx.Node, node: fx.Node) -> None:
     walk, taps = _windowed(planner, node, x, _moved_back(source, border, planner.block), border, window)
     depthwise = groups == len(filters) == planner.shape(x)[1] and groups != 1
     filters = filters if depthwise else _ungrouped(filters, integer(groups))
-    kernel = Choice("depthwise", "one filter a channel") if depthwise else choose(planner.isa, filters)
+    kernel = _kernel(planner, filters, walk, buffer, taps)
+    kernel = Choice("depthwise", "one filter a channel") if depthwise else kernel
     layout = buffer.layout
     planner.steps.append(
         Convolution(
@@ -164,6 +165,17 @@ def _convolution(planner: Planner, acc: fx.Node, node: fx.Node) -> None:
             kernel.name, kernel.reason, macs=_macs(acc),
         )
     )  # fmt: skip
+
+
+def _kernel(planner: Planner, filters: Any, walk: Walk, buffer: Buffer, taps: Any) -> Choice:
+    """The kernel for these weights; one pixel whose channels lie one after another has kernels of its own."""
+    y, block = buffer.layout, planner.block
+    together = all(
+        count <= block or step == block
+        for count, step in ((filters.shape[1], walk.affine.block_bytes), (len(filters), y.block_bytes))
+    )
+    vector = together and y.rows * y.width == 1 and not taps.any() and len(taps) == 1
+    return choose(planner.isa, filters, vector=vector)
 
 
 def _moved_back(walk: Walk, border: Border, block: int) -> Walk:
@@ -233,7 +245,7 @@ def _linear(planner: Planner, acc: fx.Node, node: fx.Node) -> None:
     source = planner.read(x, axis)
     buffer = planner.result(node, axis)
     grid = _grid(planner, node, acc, len(filters))
-    kernel = choose(planner.isa, filters[:, :, None, None])
+    kernel = _kernel(planner, filters[:, :, None, None], source, buffer, np.zeros(1, np.int32))
     layout = buffer.layout
     planner.steps.append(
         Convolution(

@@ -183,13 +183,16 @@ def _phases(c: Context, s: Phases) -> list[str]:
 def _convolution(c: Context, s: Convolution) -> list[str]:
     x, y, weight = s.reads[0], _written(s), s.weight
     assert s.requantize is not None
-    sparse, block = None, c.block
-    if s.kernel == "depthwise":
+    sparse = None
+    kernel, vector = s.kernel.removesuffix("_vector"), s.kernel.endswith("_vector")
+    block = 4 if vector else c.block
+    x_block, y_block = (block, block) if vector else (x.affine.block_bytes, y.affine.block_bytes)
+    if kernel == "depthwise":
         packed = pack_depthwise(weight, block)
-    elif s.kernel == "dense":
-        packed = pack_dense(weight, DENSE[f"dense_{c.isa}"])
+    elif kernel == "dense":
+        packed = pack_dense(weight, DENSE["dense_dotprod" if vector and c.isa == "i8mm" else f"dense_{c.isa}"])
     else:
-        sparse = pack_sparse(weight, SPARSE[s.kernel], s.taps, x.affine.block_bytes)
+        sparse = pack_sparse(weight, SPARSE[kernel], s.taps, x_block)
         packed = sparse.stream
     bias = fold_bias(s.bias, weight, s.input_zero_point, magic=s.requantize.magic)
     scale = pad_channels(s.requantize.multiplier)
@@ -199,9 +202,9 @@ def _convolution(c: Context, s: Convolution) -> list[str]:
         "width": s.width,
         "blocks": -(-weight.shape[1] // block),
         "taps": len(s.taps),
-        "x_block": x.affine.block_bytes,
+        "x_block": x_block,
         "x_row": x.affine.row_bytes,
-        "y_block": y.affine.block_bytes,
+        "y_block": y_block,
         "y_row": y.affine.row_bytes,
         "tap_offsets": c.constant(s.taps),
         "weights": c.constant(packed),

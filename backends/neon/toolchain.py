@@ -5,8 +5,10 @@ from __future__ import annotations
 import platform
 import shutil
 import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from tersor.ir.errors import LoweringError, MissingDependencyError
@@ -22,6 +24,7 @@ MARCH = {"_dotprod": "-march=armv8.2-a+dotprod", "_i8mm": "-march=armv8.2-a+i8mm
 
 COMPILER_PACKAGES = "gcc-aarch64-linux-gnu libc6-dev-arm64-cross"
 EMULATOR_PACKAGE = "qemu-user"
+_EMULATORS = ("qemu-aarch64", "qemu-aarch64-static")
 
 
 def is_native() -> bool:
@@ -59,6 +62,22 @@ class Compiler:
             raise LoweringError(f"{self.command[0]} failed", found=result.stderr.strip())
 
 
+ZIG = Compiler((sys.executable, "-m", "ziglang", "cc", "-target", "aarch64-linux-musl"))
+"""The compiler of the PyPI package ziglang, which brings the target's C library."""
+
+
+def missing_tools() -> str | None:
+    """What has to be installed before artifacts can be built and run here; None where nothing is."""
+    wanted = []
+    try:
+        find_compiler()
+    except MissingDependencyError:
+        wanted.append(COMPILER_PACKAGES)
+    if not is_native() and not any(map(shutil.which, _EMULATORS)):
+        wanted.append(EMULATOR_PACKAGE)
+    return f"apt-get install {' '.join(wanted)}" if wanted else None
+
+
 def find_compiler() -> Compiler:
     """The compiler for AArch64 on this machine.
 
@@ -68,10 +87,12 @@ def find_compiler() -> Compiler:
     for name in ("cc", "gcc", "clang") if is_native() else ("aarch64-linux-gnu-gcc",):
         if shutil.which(name):
             return Compiler((name,))
+    if find_spec("ziglang") is not None:
+        return ZIG
     raise MissingDependencyError(
         "no C compiler for AArch64",
-        expected="aarch64-linux-gnu-gcc, or a C compiler on an ARM machine",
-        hint=f"apt-get install {COMPILER_PACKAGES}",
+        expected="aarch64-linux-gnu-gcc, zig cc, or a C compiler on an ARM machine",
+        hint=f"pip install 'tersor[neon]', or apt-get install {COMPILER_PACKAGES}",
     )
 
 
@@ -81,7 +102,7 @@ def find_emulator() -> str:
     Raises:
         MissingDependencyError: where there is none.
     """
-    for name in ("qemu-aarch64", "qemu-aarch64-static"):
+    for name in _EMULATORS:
         if found := shutil.which(name):
             return found
     raise MissingDependencyError(

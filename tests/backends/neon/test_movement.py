@@ -81,7 +81,8 @@ def copies(rng: np.random.Generator) -> Iterator[Case]:
     plain = Layout(9, 6, 5, 1).offsets()
     for block, order, cut in itertools.product((1, 4, 8), ((0, 1, 2), (2, 1, 0), (1, 0, 2)), (9, 6, 1)):
         value, source = (array[:cut].transpose(order) for array in (x, plain))
-        layout = Layout(*value.shape, block, Border(1, 0, 0, 2))
+        channels, rows, width = value.shape
+        layout = Layout(channels, rows, width, block, Border(1, 0, 0, 2))
         target = layout.offsets()
         after = untouched(layout.size)
         after[target] = value

@@ -82,8 +82,8 @@ def _layer(kind: str, channels: int, generator: torch.Generator) -> tuple[nn.Mod
         return Channelwise(lambda x: F.interpolate(x, scale_factor=2.0)), channels
     if kind == "pad":
         return nn.ZeroPad2d((number(0, 2), 1, 0, number(0, 2))), channels
-    functions: list[Layer] = [torch.relu, torch.sigmoid, F.silu, F.hardswish, torch.tanh]
-    return Channelwise(functions[number(0, 4)] if kind == "function" else torch.relu), channels
+    functions: list[Layer] = [F.elu, torch.sigmoid, F.silu, F.hardswish, torch.tanh]
+    return Channelwise(functions[number(0, 4)] if kind == "function" else F.silu), channels
 
 
 def _sparse(layer: nn.Conv2d, rows: int, columns: int, generator: torch.Generator) -> nn.Conv2d:
@@ -102,7 +102,7 @@ KINDS = (
 
 def holds(machines: Machines, kinds: list[str], size: tuple[int, int, int], isa: str, seed: int) -> None:
     torch.manual_seed(seed)
-    model = nn.Sequential(nn.Conv2d(size[0], 7, 1), Drawn(kinds, 7, seed), nn.ReLU())
+    model = nn.Sequential(nn.Conv2d(size[0], 7, 1), Drawn(kinds, 7, seed))
     sample = (torch.randn(1, *size),)
     try:
         model(sample[0])

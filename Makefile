@@ -40,8 +40,8 @@ test-gpu: $(STAMP) ## the tests that need an NVIDIA GPU
 	$(BIN)/pytest -m gpu
 
 # A processor that runs AArch64 itself needs its own C compiler alone.
-EMULATION := cc g++ $(if $(filter-out aarch64 arm64,$(shell uname -m)),qemu-aarch64 aarch64-linux-gnu-gcc)
-PACKAGES := gcc g++ libc6-dev $(if $(filter qemu-aarch64,$(EMULATION)),qemu-user gcc-aarch64-linux-gnu libc6-dev-arm64-cross)
+EMULATION := cc g++ cmake $(if $(filter-out aarch64 arm64,$(shell uname -m)),qemu-aarch64 aarch64-linux-gnu-gcc)
+PACKAGES := gcc g++ libc6-dev cmake $(if $(filter qemu-aarch64,$(EMULATION)),qemu-user gcc-aarch64-linux-gnu libc6-dev-arm64-cross)
 
 emulator: ## install what the tests of the neon and hls targets run with, where that may be done; else name it
 	@command -v $(EMULATION) >/dev/null && [ $$(command -v $(EMULATION) | wc -l) = $(words $(EMULATION)) ] || { \

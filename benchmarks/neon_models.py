@@ -22,12 +22,12 @@ from tersor.backends.neon.emit import variant_of
 from tersor.backends.neon.machine import Machine
 from tersor.backends.neon.steps import Convolution
 from tersor.ir.program import Program
+from tersor.ir.quantization import Observer
 from tersor.ir.sparsity import Block
 from tersor.passes.base import Pass
 from tersor.passes.manager import PassManager
 from tersor.passes.pruning.prune_channels import PruneChannels
 from tersor.passes.pruning.targets import Macs
-from tersor.passes.quantization.observers import Observer
 from tersor.passes.quantization.placement import Coverage
 from tersor.passes.sparsity.sparsify import Sparsify
 
@@ -63,13 +63,17 @@ class Logits(nn.Module):
 def _mobilenet() -> nn.Module:
     import transformers
 
-    return Logits(transformers.MobileNetV2ForImageClassification(transformers.MobileNetV2Config(num_labels=1000)))
+    config = transformers.MobileNetV2Config()
+    config.num_labels = 1000
+    return Logits(transformers.MobileNetV2ForImageClassification(config))
 
 
 def _resnet() -> nn.Module:
     import transformers
 
-    return Logits(transformers.ResNetForImageClassification(transformers.ResNetConfig(num_labels=1000)))
+    config = transformers.ResNetConfig()
+    config.num_labels = 1000
+    return Logits(transformers.ResNetForImageClassification(config))
 
 
 def _digits() -> nn.Module:

@@ -64,8 +64,8 @@ def _search(grids: SumGrids) -> FixedSum | None:
         return None
     hard: list[tuple[int, ...]] = []
     for near in _NEAR:
-        factors = (round(scale / sy * (1 << (16 + shift))) + off for scale, off in zip((sa, sb), near, strict=True))
-        candidate = FixedSum(*factors, shift)
+        a_factor, b_factor = (round(scale / sy * (1 << (16 + shift))) for scale in (sa, sb))
+        candidate = FixedSum(a_factor + near[0], b_factor + near[1], shift)
         if hard and not _holds(grids, candidate, torch.tensor(hard, dtype=torch.int8)):
             continue
         found = refute_pairs(grids, functools.partial(candidate.of, grids))

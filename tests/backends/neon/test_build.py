@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -84,7 +85,7 @@ def test_cmake_builds_what_make_builds(program: Program, machines: Machines, tmp
 @pytest.mark.slow
 @pytest.mark.emulated
 def test_zig_builds_it(program: Program, tmp_path: Path, emulator: str) -> None:
-    if toolchain.find_spec("ziglang") is None:
+    if find_spec("ziglang") is None:
         unavailable("no ziglang: pip install 'tersor[neon]'")
     artifact = lower(program, tmp_path)
     for isa in ("neon", "dotprod", "i8mm"):

@@ -28,7 +28,7 @@ class ResNet8(nn.Module):
         self.skip = nn.ModuleList(nn.Conv2d(a, b, 1, stride) for a, b, stride in sizes)
         self.head = nn.Linear(4 * width, 10)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Any:
         x = F.relu(self.stem(x))
         for first, second, skip in zip(self.first, self.second, self.skip, strict=True):
             x = F.relu(second(F.relu(first(x))) + skip(x))
@@ -61,7 +61,7 @@ class Mobile(nn.Module):
         self.a, self.b = nn.Conv2d(3, 18, 3, 2, 1), nn.Conv2d(18, 18, 5, 1, 2, groups=18)
         self.c, self.d = nn.Conv2d(18, 8, 1), nn.Conv2d(8, 8, 3, 2, 1, groups=8)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Any:
         x = F.hardswish(self.b(F.relu6(self.a(x))))
         x = F.max_pool2d(self.c(x), 3, 2, 1)
         n, c, h, w = x.shape
@@ -79,7 +79,7 @@ class Attention(nn.Module):
         self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.wide, self.narrow = nn.Linear(width, 50), nn.Linear(50, width)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Any:
         b, t, d = x.shape
         q, k, v = (
             part.reshape(b, t, self.heads, d // self.heads).transpose(1, 2)
@@ -110,7 +110,7 @@ class UNet(nn.Module):
         super().__init__()
         self.down, self.same, self.last = nn.Conv2d(3, 6, 3, 2, 1), nn.Conv2d(6, 6, 3, padding=1), nn.Conv2d(9, 4, 3)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Any:
         small = F.silu(self.same(self.down(x)))
         return self.last(F.pad(torch.cat([F.interpolate(small, scale_factor=2.0), x], 1), (1, 2, 0, 1)))
 
@@ -123,7 +123,7 @@ class Sequence(nn.Module):
         self.a, self.b = nn.Conv1d(3, 9, 5, 2, 2), nn.Conv1d(9, 9, 3, 1, 2, dilation=2, groups=9)
         self.c = nn.Linear(9, 5)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Any:
         return self.c(F.elu(self.b(torch.tanh(self.a(x)))).transpose(1, 2))
 
 
@@ -164,9 +164,9 @@ def transformers_model(name: str) -> tuple[nn.Module, tuple[int, ...]]:
 
     size = (1, 3, 32, 32)
     if name == "mobilenet_v2":
-        return hf.MobileNetV2ForImageClassification(hf.MobileNetV2Config(depth_multiplier=0.35, num_labels=10)), size
+        return hf.MobileNetV2ForImageClassification(hf.MobileNetV2Config(depth_multiplier=0.35)), size
     if name == "resnet":
-        small = hf.ResNetConfig(embedding_size=12, hidden_sizes=[16, 32, 48, 64], depths=[1, 1, 1, 1], num_labels=10)
+        small = hf.ResNetConfig(embedding_size=12, hidden_sizes=[16, 32, 48, 64], depths=[1, 1, 1, 1])
         return hf.ResNetForImageClassification(small), size
     config = hf.ViTConfig(
         hidden_size=48, num_hidden_layers=1, num_attention_heads=3, intermediate_size=96, image_size=32, patch_size=8

@@ -24,6 +24,7 @@ NAMES = (
     "training_distillation",
     "training_pruning",
     "training_quantization",
+    "training_transformers",
 )
 
 

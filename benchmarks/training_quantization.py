@@ -1,4 +1,4 @@
-"""Quantization-aware training beside rounding after training: accuracy in percent, or bits per byte, on held-out data.
+"""Quantization-aware training beside rounding after training: accuracy in percent on held-out data.
 
 The ResNet-8 has 16, 32 and 64 channels, as MLPerf Tiny's. Its digits carry normal noise of deviation 0.6 (pixels span
 [-1, 1]): without noise even 3 bits cost next to nothing, and no method could be told from another.
@@ -16,7 +16,7 @@ import torch
 import tersor as ts
 
 from .results import Row
-from .trained import Trained, byte_language_model, digits_cnn, digits_vit
+from .trained import Trained, digits_cnn
 from .trained.seeds import SEEDS, row
 
 PER_TENSOR = ts.QuantType(4, symmetric=True)
@@ -25,9 +25,7 @@ W4A4_PER_TENSOR = ts.Scheme(ts.QuantType(4), PER_TENSOR)
 W3A3_PER_TENSOR = ts.Scheme(ts.QuantType(3), ts.QuantType(3, symmetric=True))
 W2A2 = ts.Scheme(ts.QuantType(2), ts.QuantType(2, True, PER_CHANNEL.granularity))
 W3A3 = ts.Scheme(ts.QuantType(3), ts.QuantType(3, True, PER_CHANNEL.granularity))
-CNN = ts.Training(epochs=5, learning_rate=2e-3, warmup=0.1, clip_norm=1.0, progress=False)
-VIT = ts.Training(epochs=3, learning_rate=3e-4, warmup=0.1, clip_norm=1.0, progress=False)
-LANGUAGE = ts.Training(steps=40, learning_rate=3e-4, warmup=0.1, clip_norm=1.0, progress=False)
+CNN = ts.Training(epochs=4, learning_rate=2e-3, warmup=0.1, clip_norm=1.0, progress=False)
 
 
 @cache
@@ -51,35 +49,30 @@ def trained(model: Trained, scheme: ts.Scheme, training: ts.Training, **options:
 
 
 def run(quick: bool) -> list[Row]:
-    """Rows of the network, then of the vision transformer, then of the language model."""
+    """Eight bits, four bits by channel and by tensor, two bits with and without each part of the method."""
     torch.set_num_threads(1)
-    seeds = SEEDS[:1] if quick else SEEDS
-    short = dataclasses.replace(CNN, epochs=1) if quick else CNN
-    rows = _cnn_rows(seeds, short)
-    return rows if quick else [*rows, *_transformer_rows(seeds)]
+    return _rows(SEEDS[:1] if quick else SEEDS, dataclasses.replace(CNN, epochs=1) if quick else CNN)
 
 
-def _cnn_rows(seeds: tuple[int, ...], training: ts.Training) -> list[Row]:
+def _rows(seeds: tuple[int, ...], training: ts.Training) -> list[Row]:
     def each(score: Callable[[Trained], float]) -> list[float]:
         return [100 * score(cnn(seed)) for seed in seeds]
 
     exact = each(lambda model: model.score)
     rows = [
         row("ResNet-8, float", exact, "%"),
-        _beside_float("ResNet-8, QAT INT8", each(lambda m: trained(m, ts.INT8, training)), exact,
+        beside_float("ResNet-8, QAT INT8", each(lambda m: trained(m, ts.INT8, training)), exact,
                       each(lambda m: rounded(m, ts.INT8)), "within 0.3 points of float"),
     ]  # fmt: skip
     per_channel = each(lambda m: trained(m, ts.INT4, training))
-    rows.append(_beside_float("ResNet-8, QAT W4A4", per_channel, exact, each(lambda m: rounded(m, ts.INT4))))
+    rows.append(beside_float("ResNet-8, QAT W4A4", per_channel, exact, each(lambda m: rounded(m, ts.INT4))))
     per_tensor = each(lambda m: trained(m, W4A4_PER_TENSOR, training))
     rows.append(_gain("ResNet-8, W4A4 QAT, per channel over per tensor", per_channel, per_tensor))
     for name, pair in (("W4A4", (ts.INT4, W4A4_PER_TENSOR)), ("W3A3", (W3A3, W3A3_PER_TENSOR))):
         fine, coarse = (each(lambda m, s=s: _nearest(m, s)) for s in pair)  # type: ignore[misc]
         rows.append(_gain(f"ResNet-8, {name} rounded to the nearest, per channel over per tensor", fine, coarse))
-    for name, scheme in (("W3A3", W3A3), ("W2A2", W2A2)):
-        ours = each(lambda m, s=scheme: trained(m, s, training))  # type: ignore[misc]
-        after = each(lambda m, s=scheme: rounded(m, s))  # type: ignore[misc]
-        rows.append(_beside_float(f"ResNet-8, QAT {name}", ours, exact, after))
+    ours = each(lambda m: trained(m, W2A2, training))
+    rows.append(beside_float("ResNet-8, QAT W2A2", ours, exact, each(lambda m: rounded(m, W2A2))))
     frozen = each(lambda m: trained(m, W2A2, training, ranges=ts.Ranges.FROZEN))
     alone = each(lambda m: trained(m, W2A2, training, distillation=None))
     rows.append(row("ResNet-8, QAT W2A2, learned step sizes", ours, "%", without=frozen, name="frozen ranges"))
@@ -95,28 +88,8 @@ def _nearest(model: Trained, scheme: ts.Scheme) -> float:
     return model.score_of(ts.PassManager([plain]).run(model.program).program)
 
 
-def _transformer_rows(seeds: tuple[int, ...]) -> list[Row]:
-    rows = []
-    for name, scheme in (("INT8", ts.INT8), ("W4A8", ts.W4A8)):
-        models = [digits_vit(seed) for seed in seeds]
-        exact, after, ours = (
-            [100 * score for score in scores]
-            for scores in (
-                [m.score for m in models],
-                [rounded(m, scheme) for m in models],
-                [trained(m, scheme, VIT) for m in models],
-            )
-        )
-        rows.append(_beside_float(f"ViT, QAT {name}", ours, exact, after))
-    models = [byte_language_model(seed) for seed in seeds]
-    exact = [m.score for m in models]
-    after = [rounded(m, ts.W4A8) for m in models]
-    ours = [trained(m, ts.W4A8, LANGUAGE) for m in models]
-    note = f"float {', '.join(f'{value:.4g}' for value in exact)}; lower is better"
-    return [*rows, row("language model, QAT W4A8", ours, "bits/byte", without=after, name="PTQ", note=note)]
-
-
-def _beside_float(what: str, ours: list[float], exact: list[float], after: list[float], goal: str = "") -> Row:
+def beside_float(what: str, ours: list[float], exact: list[float], after: list[float], goal: str = "") -> Row:
+    """A figure beside that of rounding after training, with what is lost of the float program's."""
     lost = sum(exact) / len(exact) - sum(ours) / len(ours)
     return row(what, ours, "%", without=after, name="PTQ", goal=goal, note=f"{lost:+.2f} points below float")
 

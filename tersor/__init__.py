@@ -64,7 +64,7 @@ from tersor.passes.training.events import At
 from tersor.passes.training.features import Pair, suggest_pairs
 from tersor.passes.training.finetune import Finetune
 from tersor.passes.training.options import Better, Optimizer, Precision, Schedule, Training
-from tersor.passes.training.train_quantized import Ranges, TrainQuantized
+from tersor.passes.training.train_quantized import BatchNorm, Ranges, TrainQuantized
 
 from .analysis import Analysis, analyze
 from .latency import latency_table
@@ -86,6 +86,7 @@ __all__ = [
     "Artifact",
     "At",
     "Backend",
+    "BatchNorm",
     "BatchNormScale",
     "Better",
     "Block",

@@ -41,6 +41,21 @@ def test_the_demo_prints_its_table(tmp_path: Path) -> None:
     assert (tmp_path / "onnxruntime" / "int8" / "model.onnx").exists()
 
 
+def test_training_quantized_prints_what_it_is_worth(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "examples.train_quantized", str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    scores = dict(line.rsplit(maxsplit=1) for line in done.stdout.splitlines()[-4:])
+    found = {name.strip(): float(score.rstrip("%")) for name, score in scores.items()}
+    assert found["trained quantized"] > found["rounded after training"]
+    assert abs(found["the same in ONNX Runtime"] - found["trained quantized"]) < 1
+
+
 @pytest.mark.parametrize("name", ["pass_time", "resnet50_int8"])
 def test_a_benchmark_runs_quickly_and_writes_nothing(name: str) -> None:
     results = ROOT / "benchmarks" / "results"

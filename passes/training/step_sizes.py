@@ -15,6 +15,7 @@ from tersor.ir.shapes import KEY
 
 from ..quantization.observers import pair_safe_scales
 from ..quantization.roles import Role, clamp_range, role_of
+from .simulate_folding import evaluated
 
 _LEAST = 2.0**-24
 """No step size gets smaller."""
@@ -72,9 +73,9 @@ class StepSizes:
 
     def _make_pair_safe(self, grid: _Grid, scale: Tensor) -> None:
         node = grid.nodes[0]
-        weight = self.program.constant(node.args[0])
-        if weight is not None and node.args[5] == 127 and weight.dim() > 1:
+        if node.args[5] == 127 and _is_weight(self.program, node) and node.args[0].meta[KEY].dim() > 1:  # type: ignore[union-attr]  # a node
             axis: Any = node.args[3]
+            weight = evaluated(self.program, node.args[0])
             scale.copy_(pair_safe_scales(weight.detach(), scale, axis))
 
     def _parameter(self, grid: _Grid) -> nn.Parameter:

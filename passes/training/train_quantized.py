@@ -23,6 +23,7 @@ from .finetune import for_epochs, metric_name
 from .loop import fit
 from .options import Better, Training
 from .program_task import Loss, Metric, ProgramTask, Settings
+from .simulate_folding import FoldSimulated, QuantizeBeforeFolding, fold_simulated
 
 _CALIBRATION_BATCHES = 16
 
@@ -38,18 +39,30 @@ class Ranges(enum.Enum):
     FROZEN = "frozen"
 
 
+class BatchNorm(enum.Enum):
+    """What happens to batch norm once the program is quantized.
+
+    FOLDED: it is folded into the layer before it, and both train as one. TRAINED: it stays, and its statistics go on
+    moving, while weights are rounded as they will be once it is folded. It is folded when its statistics are frozen, so
+    that the rest of the run also rounds the biases that this gives.
+    """
+
+    FOLDED = "folded"
+    TRAINED = "trained"
+
+
 @dataclass(frozen=True)
 class TrainQuantized(Pass):
     """Train through fake-quantize (QAT). What comes out is what every target is emitted from: there is no conversion.
 
     A float program is quantized first, from `calibration`, with batch norms folded (`Quantize`); one that is quantized
-    already is trained as it is. `start` puts that off: until then the float program trains, batch norms included,
-    whose statistics are frozen from `freeze_batch_norm` on; then they are folded, and the grids found on the weights of
-    that time.
+    already is trained as it is. `start` puts that off: until then the float program trains, batch norms included, and
+    the grids are found on the weights of that time.
 
     batches, loss, epochs, training, metric, validation, better, freeze: see `Finetune`.
     scheme, coverage, operators, skip: see `InsertFakeQuant`; calibration: the first training batches by default.
     ranges: see `Ranges`.
+    batch_norm: see `BatchNorm`; freeze_batch_norm: the share of the run from which statistics stay.
     start: the share of the run before which nothing is quantized.
     distillation: the teacher; by default the program itself as it was, in float. None trains on the targets alone.
     events: other passes in the middle of the run, such as pruning (see `At`).
@@ -76,6 +89,7 @@ class TrainQuantized(Pass):
     operators: tuple[str, ...] = ()
     skip: tuple[str, ...] = ()
     ranges: Ranges = Ranges.LEARNED
+    batch_norm: BatchNorm = BatchNorm.FOLDED
     start: float = 0.0
     freeze_batch_norm: float = 1.0
     distillation: Distillation | None = field(default_factory=Distillation)
@@ -85,6 +99,12 @@ class TrainQuantized(Pass):
     def __post_init__(self) -> None:
         if not 0 <= self.start < 1:
             raise TrainingError("start is out of range", expected="a share in [0, 1)", found=self.start)
+        if self.batch_norm is BatchNorm.TRAINED and self.freeze_batch_norm <= self.start:
+            raise TrainingError(
+                "batch norm would be frozen before it can train quantized",
+                expected=f"freeze_batch_norm over start, {self.start}",
+                found=self.freeze_batch_norm,
+            )
 
     def run(self, program: Program) -> PassResult:
         """Train, and return the program with its new weights and grids."""
@@ -97,12 +117,21 @@ class TrainQuantized(Pass):
         task = ProgramTask(program, self._settings(program), teacher, options)
         task.what = "train quantized"
         outcome = fit(task, self.batches, options, self.better)
-        settled = finished(SettleGrids(), SettleGrids().run(task.result()))
+        trained = task.result()
+        folded = fold_simulated(trained)
+        settled = finished(SettleGrids(), SettleGrids().run(trained))
         notes = [*task.agenda.notes, *outcome.notes(metric_name(self.metric)), *settled.notes]
+        notes += [f"batch norms folded at the end: {folded}"] if folded else []
         return PassResult(settled.program, True, tuple(notes))
 
     def _settings(self, program: Program) -> Settings:
-        quantize = () if program.stage is Stage.FAKE_QUANT else (At(self.start, self._quantize(program)),)
+        quantize: tuple[At, ...] = ()
+        if program.stage is Stage.FLOAT and self.batch_norm is BatchNorm.FOLDED:
+            quantize = (At(self.start, self._quantize(program)),)
+        elif program.stage is Stage.FLOAT:
+            quantize = (At(self.start, QuantizeBeforeFolding(self._quantize(program))),)
+            if self.freeze_batch_norm < 1:
+                quantize = (*quantize, At(self.freeze_batch_norm, FoldSimulated()))
         return Settings(
             self.loss,
             self.metric,
@@ -129,4 +158,5 @@ class TrainQuantized(Pass):
             operators=self.operators,
             skip=self.skip,
             round_weights=False,  # training rounds them
+            equalize=False if self.batch_norm is BatchNorm.TRAINED else None,
         )

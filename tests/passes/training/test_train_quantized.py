@@ -14,7 +14,8 @@ from tersor.ir.errors import PassError, TrainingError
 from tersor.ir.operators import FAKE_QUANTIZE
 from tersor.ir.sparsity import Unstructured
 from tersor.passes.training.events import At
-from tersor.passes.training.train_quantized import Ranges, TrainQuantized
+from tersor.passes.training.simulate_folding import QuantizeBeforeFolding, fold_simulated
+from tersor.passes.training.train_quantized import BatchNorm, Ranges, TrainQuantized
 
 from . import networks
 
@@ -83,6 +84,43 @@ def test_it_starts_late_after_the_float_program_trained(learned: ts.Program) -> 
     assert any("step 8: insert_fake_quant" in note for note in trained.history[-1].notes)
     assert not trained.graph.find_nodes(op="call_function", target=torch.ops.aten.batch_norm.default)
     assert score(trained) > 0.8
+
+
+@pytest.mark.parametrize("scheme", [ts.INT8, ts.INT4], ids=["w8a8", "w4a4"])
+def test_batch_norm_trains_while_weights_are_rounded_as_folded(
+    learned: ts.Program, scheme: ts.Scheme, tmp_path: Path
+) -> None:
+    """Its statistics move, then freeze; then it is folded, and the folded program is what is trained and evaluated."""
+    kept: list[torch.Tensor] = []
+
+    def metric(logits: torch.Tensor, labels: torch.Tensor) -> float:
+        kept.append(logits.clone())
+        return float(len(kept))
+
+    trained = train(
+        learned, scheme, batch_norm=BatchNorm.TRAINED, freeze_batch_norm=0.5, metric=metric,
+        validation=[(TEST_X, TEST_Y)], training=ts.Training(epochs=2, learning_rate=2e-3, progress=False),
+    )  # fmt: skip
+    assert any("step 8: fold_simulated: batch norms folded: 1" in note for note in trained.history[-1].notes)
+    assert not trained.graph.find_nodes(op="call_function", target=torch.ops.aten.batch_norm.default)
+    logits = trained(TEST_X).detach()
+    torch.testing.assert_close(logits, kept[-1])
+    assert score(trained) > score(learned) - 0.05
+    lowered = ts.lower(trained, target="onnxruntime", out=tmp_path).run(TEST_X)
+    assert ((logits - lowered).abs() > 1e-3 * logits.abs().max()).float().mean() <= 0.02
+
+
+def test_unfolding_changes_nothing_until_it_trains(learned: ts.Program) -> None:
+    quantize = ts.Quantize(ts.INT8, calibration=[X])
+    folded = ts.PassManager([quantize]).run(learned).program
+    unfolded = ts.PassManager([QuantizeBeforeFolding(quantize)]).run(learned).program
+    assert len(unfolded.graph.find_nodes(op="call_function", target=torch.ops.aten.batch_norm.default)) == 1
+    apart = (unfolded(X) - folded(X)).abs().max() / folded(X).abs().max()
+    assert apart < 0.03  # the folded one has its bias corrected besides
+    again = unfolded.copy()
+    assert fold_simulated(again) == 1
+    moved = (again.verify()(X) - unfolded(X)).abs() > 1e-3 * unfolded(X).abs().max()
+    assert moved.float().mean() < 0.02
 
 
 def test_without_a_teacher_it_trains_on_the_targets(learned: ts.Program) -> None:

@@ -85,7 +85,7 @@ def _move(draft: Path, out: Path) -> list[Path]:
 
 def _summary(top: str, design: Design, report: DesignReport, files: dict[str, int]) -> LoweringReport:
     rows = tuple(
-        AuditRow(row.node, row.kind, f"int{max(filter(None, row.bits))}", row.macs)
+        AuditRow(row.node, row.kind, f"int{max(row.bits[0] or 0, row.bits[1] or 0)}", row.macs)
         for row, process in zip(report.layers, design.processes, strict=True)
         if process.layer is not None
     )

@@ -10,6 +10,7 @@ Values travel as q - zero_point.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -25,6 +26,7 @@ from torch import fx
 from tersor.ir import integer_operators as ops
 from tersor.ir.accumulators import accumulator_range, is_accumulator
 from tersor.ir.program import Program
+from tersor.ir.proofs import Requantization
 from tersor.ir.shapes import KEY
 
 from .build import VIEWS
@@ -36,6 +38,7 @@ DOMAIN = "qonnx.custom_op.general"
 _OPSET = 17
 _IR_VERSION = 8
 _FLOAT32_EXACT = 1 << 24
+_ANYWHERE = (-math.inf, math.inf)
 _INDEX = 128
 """What is added to an int8 to look it up."""
 
@@ -121,20 +124,27 @@ class _Writer:
         """A float32 constant of one value."""
         return self.tensor(np.array(value, np.float32))
 
-    def quant(self, name: str, bits: int, signed: bool) -> str:
-        """Integers of so many bits, rounded half to even."""
+    def quant(self, name: str, bits: int, signed: bool, narrow: bool = False) -> str:
+        """Integers of so many bits, rounded half to even; `narrow` leaves out the most negative."""
         parameters = [self.number(1), self.number(0), self.number(bits)]
-        options: dict[str, Any] = {"signed": int(signed), "narrow": 0, "rounding_mode": "ROUND"}
+        options: dict[str, Any] = {"signed": int(signed), "narrow": int(narrow), "rounding_mode": "ROUND"}
         return self.emit("Quant", [name, *parameters], domain=DOMAIN, **options)
 
-    def onto_grid(self, name: str, zero_point: int, low: int, high: int) -> tuple[str, int]:
-        """Steps rounded and clamped; what comes out is q - zero_point."""
+    def onto_grid(
+        self, name: str, zero_point: int, low: int, high: int, reach: tuple[float, float] = _ANYWHERE
+    ) -> tuple[str, int]:
+        """Steps rounded and clamped; what comes out is q - zero_point.
+
+        reach: the least and the greatest that the steps can be. A bound that they cannot pass takes no Clip.
+        """
         low, high = low - zero_point, high - zero_point
         signed = low < 0
         bits = signed_bits(low, high) if signed else max(1, high.bit_length())
-        least, most = (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if signed else (0, (1 << bits) - 1)
-        name = self.quant(name, bits, signed)
-        if (least, most) != (low, high):
+        most = (1 << (bits - 1)) - 1 if signed else (1 << bits) - 1
+        narrow = signed and low == -most
+        least = low if narrow else -most - 1 if signed else 0
+        name = self.quant(name, bits, signed, narrow)
+        if (least < low and reach[0] < low) or (most > high and reach[1] > high):
             name = self.emit("Clip", [name, self.number(low), self.number(high)])
         return name, zero_point
 
@@ -193,7 +203,10 @@ def _requantize(w: _Writer, node: fx.Node) -> tuple[str, int]:
     factors = w.constant(multiplier)
     assert factors is not None
     steps = w.emit("Mul", [w.value(acc, 0), w.tensor(factors.astype(np.float32))])
-    return w.onto_grid(steps, *_integers(zero_point, low, high))
+    case = Requantization.of(w.program, node)
+    ends = [(end.float() * case.multiplier).round() for end in (case.low, case.high)]
+    (zero, least, most), reach = _integers(zero_point, low, high), (float(ends[0].min()), float(ends[1].max()))
+    return w.onto_grid(steps, zero, least, most, reach)
 
 
 def _conv(w: _Writer, node: fx.Node) -> tuple[str, int]:

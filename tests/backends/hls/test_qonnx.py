@@ -12,7 +12,7 @@ from torch import nn
 
 from tersor.backends.hls.qonnx import inexact_nodes, qonnx_model
 from tersor.ir.program import Program
-from tersor.ir.quantization import INT4, INT8, Scheme
+from tersor.ir.quantization import INT4, INT8, INT8_SYMMETRIC, Scheme
 
 from .models import DsCnn, Mixed, ResNet, jet_tagger, quantized, sequence, streamlined
 
@@ -45,6 +45,14 @@ def test_no_bit_differs(name: str) -> None:
     for frame, found in zip(frames, executed(program, frames), strict=True):
         for expected, output in zip(program.run([frame]), found, strict=True):
             np.testing.assert_array_equal(output, expected.numpy())
+
+
+def test_symmetric_grids_take_no_clip() -> None:
+    program = streamlined(quantized(jet_tagger(), (1, 16), INT8_SYMMETRIC))
+    assert not [node for node in qonnx_model(program).graph.node if node.op_type == "Clip"]
+    frame = torch.randn(1, 16) * 9
+    (found,) = executed(program, [frame])
+    np.testing.assert_array_equal(found[0], program.run([frame])[0].numpy())
 
 
 def test_it_is_in_the_dialect() -> None:

@@ -29,7 +29,9 @@ LENGTH = 6
 SEEDS = st.integers(0, 2**32)
 QUICK = settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 SLOW = settings(max_examples=1500, deadline=None, suppress_health_check=list(HealthCheck))
-AT_TIES = {"layer_norm", "rms_norm", "softmax", "avg_pool2d", "mean"}
+SHORT_ROWS = {"layer_norm": 16, "rms_norm": 16}
+"""In steps: the stated error of rows of a few values, as here, whose epsilon is rounded to an integer."""
+AT_TIES = {*SHORT_ROWS, "softmax", "avg_pool2d", "mean"}
 """Computed another way than floats do, or, as the mean of a few steps, often at a tie: any value may be a step off."""
 
 
@@ -50,7 +52,7 @@ def check_against_the_simulation(seed: int) -> None:
     simulated, integer, given_ = lowered(seed, EVERY)
     for x in given_:
         for apart in lockstep(simulated, integer, [x]):
-            assert apart.steps <= 1, apart
+            assert apart.steps <= SHORT_ROWS.get(apart.operator, 1), apart
             if apart.operator not in AT_TIES:  # else a float32 sum has to land on the other side of a tie
                 assert apart.differing <= max(1, apart.values / 1e4), apart
 

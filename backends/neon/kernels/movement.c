@@ -125,7 +125,8 @@ static void to_blocks_16(const int8_t *in, ptrdiff_t step, int8_t *out, int32_t 
     for (int c = 0; c < 8; c++)
         v[c] = c < there ? vld1q_s8(in + c * step) : rest;
     if (block == 4) {
-        vst4q_s8(out, (int8x16x4_t){{v[0], v[1], v[2], v[3]}});
+        const int8x16x4_t four = {{v[0], v[1], v[2], v[3]}}; /* a name: clang's vst4q is a macro */
+        vst4q_s8(out, four);
         return;
     }
     TERSOR_UNROLL

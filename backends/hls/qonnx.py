@@ -184,7 +184,8 @@ def _quantize(w: _Writer, node: fx.Node) -> tuple[str, int]:
     step = w.constant(scale)
     assert step is not None
     steps = w.emit("Div", [w.value(source, None), w.number(float(step.reshape(-1)[0]))])
-    return w.onto_grid(steps, *_integers(zero_point, low, high))
+    zero, least, most = _integers(zero_point, low, high)
+    return w.onto_grid(steps, zero, least, most)
 
 
 def _dequantize(w: _Writer, node: fx.Node) -> tuple[str, int]:
@@ -269,7 +270,8 @@ def _add(w: _Writer, node: fx.Node) -> tuple[str, int]:
         for side, step, zero in ((a, scale_a, zero_a), (b, scale_b, zero_b))
     ]
     steps = w.emit("Div", [w.emit("Add", sides), w.number(scale)])  # type: ignore[arg-type]  # a float
-    return w.onto_grid(steps, *_integers(zero_point, low, high))
+    zero, least, most = _integers(zero_point, low, high)
+    return w.onto_grid(steps, zero, least, most)
 
 
 def _mul(w: _Writer, node: fx.Node) -> tuple[str, int]:

@@ -11,6 +11,7 @@ from tersor.ir.program import Program
 from ..base import AuditRow, LoweringReport
 from ..batching import batched
 from ..manifest import write_manifest
+from ..sparsity import sparsity_notes
 from .artifact import INTERFACE, SOURCES, HlsArtifact, ports_to_json
 from .backend import Hls
 from .build import Builder
@@ -29,6 +30,8 @@ from .toolchain import KERNELS, SIMULATION
 
 FOLDING = "folding.json"
 QONNX = "model.qonnx.onnx"
+
+_SKIPPED = "runs of zeros as wide as SIMD are skipped, and a layer that is unrolled drops each"
 
 
 def emit(program: Program, out: Path, options: Hls) -> HlsArtifact:
@@ -50,7 +53,9 @@ def emit(program: Program, out: Path, options: Hls) -> HlsArtifact:
         (draft / "report.txt").write_text(report.to_text())
         (draft / QONNX).write_bytes(qonnx_model(program).SerializeToString())
         written = _move(draft, out)
-    summary = _summary(options.top, choice.design, report, {path.name: path.stat().st_size for path in written})
+    notes = sparsity_notes(program, lambda pattern: _SKIPPED)
+    files = {path.name: path.stat().st_size for path in written}
+    summary = _summary(options.top, choice.design, report, files, notes)
     artifact = HlsArtifact(out, batched(program.signature, program.outputs), summary)
     kept = [path for path in written if path.name != FOLDING]  # which is there to be edited
     write_manifest(out, artifact.signature, summary, kept)
@@ -83,7 +88,9 @@ def _move(draft: Path, out: Path) -> list[Path]:
     return [path.replace(out / path.name) for path in sorted(draft.iterdir()) if path.is_file()]
 
 
-def _summary(top: str, design: Design, report: DesignReport, files: dict[str, int]) -> LoweringReport:
+def _summary(
+    top: str, design: Design, report: DesignReport, files: dict[str, int], sparsity: tuple[str, ...]
+) -> LoweringReport:
     rows = tuple(
         AuditRow(row.node, row.kind, f"int{max(row.bits[0] or 0, row.bits[1] or 0)}", row.macs)
         for row, process in zip(report.layers, design.processes, strict=True)
@@ -96,5 +103,6 @@ def _summary(top: str, design: Design, report: DesignReport, files: dict[str, in
         f"latency {report.latency_ms:.3f} ms",
         f"of {report.part.name}, estimated: {taken}",
         report.calibration,
+        *sparsity,
     )
     return LoweringReport("hls", rows, files, notes)

@@ -11,9 +11,11 @@ from importlib.metadata import version
 from pathlib import Path
 
 from tersor.ir.program import Program
+from tersor.ir.sparsity import NM, Channel, Pattern
 
 from ..base import AuditRow, LoweringReport
 from ..manifest import write_manifest
+from ..sparsity import sparsity_notes
 from .artifact import NeonArtifact, batched
 from .backend import BLOCKS, Neon
 from .blob import Blob
@@ -195,4 +197,13 @@ def _report(program: Program, variants: list[Variant], files: dict[str, int]) ->
     ]
     notes = [f"{v.isa}: {len(v.plan.steps)} steps, arena of {v.arena.size} bytes" for v in variants]
     notes += [f"output {'x'.join(str(int(size)) for size in node.meta['val'].shape)}" for node in program.outputs]
+    notes += sparsity_notes(program, _treatment)
     return LoweringReport("neon", tuple(rows), files, tuple(notes))
+
+
+def _treatment(pattern: Pattern) -> str:
+    if isinstance(pattern, NM):
+        return "stored whole and computed dense: picking activations for each product takes the gain back"
+    if isinstance(pattern, Channel):
+        return "skipped where they fill whole blocks; PruneChannels takes them out"
+    return "blocks of zeros are skipped where that costs less; the audit names the kernel and the reason"

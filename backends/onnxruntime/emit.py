@@ -12,6 +12,7 @@ from ..base import LoweringReport
 from ..manifest import write_manifest
 from ..onnx.emit import emit_model
 from ..onnx.file import write_model
+from ..sparsity import sparsity_notes
 from .artifact import OnnxRuntimeArtifact
 from .audit import audit
 
@@ -27,9 +28,7 @@ def emit(program: Program, out: Path, backend: OnnxRuntime) -> OnnxRuntimeArtifa
     rows = audit(program, out / "model.onnx") if backend.audit else ()
     said = tuple(f"{entry.name}: {note}" for entry in program.history for note in entry.notes)
     notes = said if program.stage is not Stage.FLOAT else ("the program is not quantized",)
-    if program.sparsity:
-        count = len(program.sparsity)
-        notes = (*notes, f"{count} weights are sparse: ONNX Runtime has no kernels for zeros and computes them")
+    notes += sparsity_notes(program, lambda pattern: "ONNX Runtime has no kernels for zeros and computes them")
     report = LoweringReport(backend.name, rows, {file.name: file.stat().st_size for file in files}, notes)
     write_manifest(out, program.signature, report, files)
     return OnnxRuntimeArtifact(out, program.signature, report, backend.threads)

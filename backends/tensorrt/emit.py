@@ -18,6 +18,7 @@ from ..base import LoweringReport
 from ..manifest import write_manifest
 from ..onnx.emit import emit_model
 from ..onnx.file import write_model
+from ..sparsity import sparsity_notes
 from .artifact import TensorRTArtifact
 from .audit import UNREAD, as_audit_rows, audit, sparsity_note
 from .build_engine import INSTALL, gpu_capability, is_installed
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
 SCRIPT = "build_engine.py"
 REQUEST = "build.json"
+
+_COMPUTED = "computed: TensorRT has kernels for 2:4 alone"
 
 
 def emit(program: Program, out: Path, backend: TensorRT) -> TensorRTArtifact:
@@ -121,6 +124,7 @@ def _build(
     notes += [f"built by {info.package} {info.version} in {info.seconds:.1f} s for {', '.join(info.capabilities)}"]
     notes += [] if kernels else [UNREAD]
     notes += [note for note in (sparsity_note(program, info.layers),) if note is not None]
+    notes += sparsity_notes(program, lambda pattern: None if pattern == NM(2, 4) else _COMPUTED)
     return info
 
 

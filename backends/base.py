@@ -14,6 +14,7 @@ from torch import Tensor, fx
 from tersor.ir.errors import ArchiveError
 from tersor.ir.origin import Origin
 from tersor.ir.program import Program
+from tersor.ir.quantization import INT8, Scheme
 from tersor.ir.signature import Signature
 from tersor.passes.base import Pass
 from tersor.passes.quantization.placement import Coverage
@@ -98,8 +99,9 @@ class Backend(ABC):
 
     name: ClassVar[str]
     summary: ClassVar[str]
+    scheme: ClassVar[Scheme] = INT8
     coverage: ClassVar[Coverage] = Coverage.FASTEST
-    """How much `compress` quantizes for this target; `recipe` is what the command line runs where none is named."""
+    """How, and how much, `compress` quantizes for this target; `recipe` is what the command line runs unless told."""
     recipe: ClassVar[str] = "int8"
 
     @classmethod

@@ -81,7 +81,7 @@ def compress(
     model, args, kwargs, dynamic: as for `trace`; a Program is taken as it is.
     calibration: batches for post-training quantization, each what the model is called with. None calibrates on the
         example alone and warns: that is enough to try things out and too little to ship.
-    passes: what to run instead of `Quantize(INT8)`.
+    passes: what to run instead of `Quantize`, in the form that the target wants.
 
     Raises TraceError, CalibrationError, PassError or LoweringError.
     """
@@ -90,7 +90,9 @@ def compress(
     if passes is None and calibration is None:
         warnings.warn("calibrating on the example alone: give calibration=batches of real data", stacklevel=2)
         calibration = [example_batch(program)]
-    passes = [Quantize(calibration=calibration, coverage=backend.coverage)] if passes is None else passes
+    passes = (
+        [Quantize(backend.scheme, calibration=calibration, coverage=backend.coverage)] if passes is None else passes
+    )
     return lower(PassManager(passes).run(program).program, backend, out)
 
 

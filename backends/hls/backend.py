@@ -14,6 +14,7 @@ from tersor.ir.errors import LoweringError
 from tersor.ir.program import Program
 from tersor.passes.base import Pass
 from tersor.passes.integer.lower_to_integer import LowerToInteger
+from tersor.passes.quantization.placement import Coverage
 from tersor.passes.rewriting.bind_dimensions import BindDimensions
 from tersor.passes.streamlining.fold_pads import FoldPads
 from tersor.passes.streamlining.fuse_lookups import FuseLookups
@@ -44,6 +45,8 @@ class Hls(Backend):
 
     name: ClassVar[str] = "hls"
     summary: ClassVar[str] = "FPGAs: a dataflow of integer streams as HLS C++, and QONNX"
+    coverage: ClassVar[Coverage] = Coverage.EVERYTHING
+    recipe: ClassVar[str] = "int8_fpga"
 
     part: str = "zu3eg"
     clock: float | None = None

@@ -14,6 +14,7 @@ from torch import fx
 
 from tersor.ir.errors import LoweringError
 from tersor.ir.program import Program
+from tersor.ir.quantization import INT8_SYMMETRIC, Scheme
 from tersor.passes.base import Pass
 from tersor.passes.quantization.free_fused_values import FreeFusedValues
 from tersor.passes.quantization.share_residual_grids import ShareResidualGrids
@@ -104,6 +105,8 @@ class TensorRT(Backend):
 
     name: ClassVar[str] = "tensorrt"
     summary: ClassVar[str] = "NVIDIA GPUs: INT8 engines, built without a GPU"
+    scheme: ClassVar[Scheme] = INT8_SYMMETRIC
+    recipe: ClassVar[str] = "int8_symmetric"
 
     compute_capabilities: tuple[str, ...] = PORTABLE
     profiles: tuple[Mapping[str, Sizes], ...] | None = None

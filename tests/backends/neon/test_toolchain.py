@@ -15,6 +15,7 @@ from .conftest import unavailable
 def test_a_missing_tool_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    monkeypatch.setattr(toolchain, "find_spec", lambda name: None)
     with pytest.raises(MissingDependencyError, match="apt-get install gcc-aarch64-linux-gnu"):
         toolchain.find_compiler()
     with pytest.raises(MissingDependencyError, match="apt-get install qemu-user"):

@@ -51,6 +51,7 @@ def emit(program: Program, out: Path, options: Neon) -> NeonArtifact:
     with tempfile.TemporaryDirectory(prefix=".neon-", dir=out) as draft:
         written = _write(Path(draft), files, blob)
         report = _report(program, variants, {path.name: path.stat().st_size for path in written})
+        _retire(out, Path(draft), options)
         final = [_move(path, Path(draft), out) for path in written]
     shutil.rmtree(out / BUILDS, ignore_errors=True)
     artifact = NeonArtifact(out, batched(program.signature, program.outputs), report)
@@ -174,6 +175,14 @@ def _write(folder: Path, files: dict[str, str], blob: Blob) -> list[Path]:
         if source.suffix in (".c", ".h"):
             written.append(Path(shutil.copy(source, folder / "kernels" / source.name)))
     return written
+
+
+def _retire(out: Path, draft: Path, options: Neon) -> None:
+    """Take the sources of an earlier lowering away: the build files compile all that lies there."""
+    if (out / "kernels").is_dir():
+        (out / "kernels").rename(draft / "replaced")
+    for isa in BLOCKS.keys() - set(options.isas):
+        (out / f"{options.library}_{isa}.c").unlink(missing_ok=True)
 
 
 def _move(path: Path, draft: Path, out: Path) -> Path:

@@ -171,3 +171,14 @@ def test_compress_puts_everything_on_grids(tmp_path: Path) -> None:
     assert {row.precision for row in artifact.report.audit} == {"int8"}
     assert artifact.report.integer_share == 1.0
     assert any(row.operator.startswith("dense_vector") and "zeros" in row.reason for row in artifact.report.audit)
+
+
+def test_nothing_of_an_earlier_lowering_is_left_to_compile(program: Program, tmp_path: Path) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    ts.lower(program, Neon(), old)
+    (old / "kernels" / "kernel_of_before.c").write_text("#error\n")
+    for folder in (old, new):
+        folder.mkdir(exist_ok=True)
+        ts.lower(program, Neon(isas=("neon",)), folder)
+    listed = [sorted(str(path.relative_to(folder)) for path in folder.rglob("*")) for folder in (old, new)]
+    assert listed[0] == listed[1]

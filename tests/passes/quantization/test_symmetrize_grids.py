@@ -146,3 +146,21 @@ def test_a_constant_operand_is_made_symmetric_too() -> None:
     zeros = [after.constant(node.args[2]) for node in nodes]
     assert any(node.name == "factor_quantized" for node in nodes)
     assert not any(bool(zero.any()) for zero in zeros if zero is not None)
+
+
+def test_a_grid_that_did_the_work_of_a_relu_gets_one(floats: Program) -> None:
+    """As files quantized elsewhere have it: the relu is gone, since the grid begins at zero."""
+    before = quantized(floats, INT8)
+    for node in before.graph.find_nodes(op="call_function", target=torch.ops.aten.relu.default):
+        before.replace(node, node.args[0])
+    before.changed()
+    image = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(2))
+    result = SymmetrizeGrids().run(before.copy())
+    result.program.changed()
+    assert difference([before(image)], [result.program.verify()(image)]).sqnr > 20
+    assert any("relu does that now" in note for note in result.notes)
+
+
+def test_no_relu_where_nothing_is_below_zero(floats: Program) -> None:
+    result = SymmetrizeGrids().run(quantized(floats, INT8))
+    assert len(result.program.graph.find_nodes(op="call_function", target=torch.ops.aten.relu.default)) == 2

@@ -80,7 +80,8 @@ def _keep_clamps(program: Program, nodes: Sequence[fx.Node]) -> int:
 
 def _begins_at_zero(program: Program, node: fx.Node) -> bool:
     zero = program.constant(node.args[2])
-    return zero is not None and bool(torch.all(zero == int(node.args[4])))  # type: ignore[arg-type]
+    low = int(node.args[4])  # type: ignore[arg-type]  # the verifier holds that a grid's bounds are numbers
+    return zero is not None and bool(torch.eq(zero, low).all())
 
 
 def _is_nonnegative(program: Program, value: object) -> bool:

@@ -21,3 +21,8 @@ def batched(signature: Signature, outputs: Sequence[fx.Node]) -> Signature:
         return signature
     inputs = tuple(TensorSpec(spec.name, spec.dtype, (BATCH, *spec.shape[1:])) for spec in signature.inputs)
     return replace(signature, inputs=inputs, dims={BATCH: Range()})
+
+
+def is_batched(signature: Signature) -> bool:
+    """Whether `batched` gave the signature its batch."""
+    return bool(signature.inputs) and signature.inputs[0].shape[:1] == (BATCH,)

@@ -18,6 +18,7 @@ from tersor.ir.errors import ArchiveError, LoweringError
 from tersor.ir.integer_operators import dequantize, quantize
 
 from ..base import Artifact
+from ..batching import is_batched
 from .graph import Port
 from .requantizer import Ints
 from .toolchain import compile_program
@@ -116,8 +117,7 @@ class HlsArtifact(Artifact):
 
     @property
     def _batched(self) -> bool:
-        specs = self.signature.inputs
-        return bool(specs) and bool(specs[0].shape) and isinstance(specs[0].shape[0], str)
+        return is_batched(self.signature)
 
     def _interface(self) -> dict[str, list[PortRow]]:
         try:

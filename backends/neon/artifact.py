@@ -3,28 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 
-from tersor.ir.shapes import KEY
-from tersor.ir.signature import Range, Signature, TensorSpec
+from tersor.ir.signature import Signature
 
 from ..base import Artifact, LoweringReport
+from ..batching import is_batched
 from .machine import Machine
-
-_BATCH = "batch"
-
-
-def batched(signature: Signature, outputs: Sequence[fx.Node]) -> Signature:
-    """The signature with a dynamic batch, where every input and output starts with 1: samples are run one by one."""
-    shapes = [*(spec.shape for spec in signature.inputs), *(tuple(node.meta[KEY].shape) for node in outputs)]
-    if not all(shape and shape[0] == 1 for shape in shapes):
-        return signature
-    inputs = tuple(TensorSpec(spec.name, spec.dtype, (_BATCH, *spec.shape[1:])) for spec in signature.inputs)
-    return replace(signature, inputs=inputs, dims={_BATCH: Range()})
 
 
 class NeonArtifact(Artifact):
@@ -52,8 +40,7 @@ class NeonArtifact(Artifact):
 
     @property
     def _dynamic(self) -> bool:
-        shapes = [spec.shape for spec in self.signature.inputs]
-        return bool(shapes) and shapes[0][:1] == (_BATCH,)
+        return is_batched(self.signature)
 
     def frames(self, inputs: Sequence[Tensor]) -> list[bytes]:
         """The bytes of each sample: its inputs, one after another."""

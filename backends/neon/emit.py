@@ -14,9 +14,10 @@ from tersor.ir.program import Program
 from tersor.ir.sparsity import NM, Channel, Pattern
 
 from ..base import AuditRow, LoweringReport
+from ..batching import batched
 from ..manifest import write_manifest
 from ..sparsity import sparsity_notes
-from .artifact import NeonArtifact, batched
+from .artifact import NeonArtifact
 from .backend import BLOCKS, Neon
 from .blob import Blob
 from .machine import BUILDS

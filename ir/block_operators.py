@@ -22,6 +22,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .operators import straight_through
+
 _LIBRARY = torch.library.Library("tersor", "FRAGMENT")
 _LIBRARY.define(
     "fake_quantize_blocks(Tensor x, Tensor scale, Tensor zero_point, int axis, int block, int quant_min, int quant_max)"
@@ -71,14 +73,9 @@ class _FakeQuantizeBlocks(torch.autograd.Function):
         axis, block, quant_min, quant_max = ctx.grid
         zero = over_blocks(zero_point, axis, block, x.shape[axis])
         ratio = x.float() / over_blocks(scale, axis, block, x.shape[axis])
-        steps = torch.round(ratio)
-        low, high = steps + zero < quant_min, steps + zero > quant_max
-        inside = ~(low | high)
-        grad_scale = None
-        if ctx.needs_input_grad[1]:
-            slope = torch.where(inside, steps - ratio, torch.where(low, quant_min - zero, quant_max - zero))
-            grad_scale = _summed(grad.float() * slope, axis, block, scale).to(scale.dtype)
-        return grad * inside, grad_scale, None, None, None, None, None
+        grad_x, parts = straight_through(grad, ratio, zero, quant_min, quant_max, of_scale=ctx.needs_input_grad[1])
+        grad_scale = None if parts is None else _summed(parts, axis, block, scale).to(scale.dtype)
+        return grad_x, grad_scale, None, None, None, None, None
 
 
 def _summed(values: Tensor, axis: int, block: int, like: Tensor) -> Tensor:

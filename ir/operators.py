@@ -62,6 +62,22 @@ def _fake_quantize_shape(
     return torch.empty_like(x)
 
 
+def straight_through(
+    grad: Tensor, ratio: Tensor, zero: Tensor, quant_min: int, quant_max: int, *, of_scale: bool
+) -> tuple[Tensor, Tensor | None]:
+    """The gradient of what was quantized, and each value's part in that of its scale: float32, None unless `of_scale`.
+
+    ratio: x / scale. zero: the zero points, as ratio or broadcast to it.
+    """
+    steps = torch.round(ratio)
+    low, high = steps + zero < quant_min, steps + zero > quant_max
+    inside = ~(low | high)
+    if not of_scale:
+        return grad * inside, None
+    slope = torch.where(inside, steps - ratio, torch.where(low, quant_min - zero, quant_max - zero))
+    return grad * inside, grad.float() * slope
+
+
 class _FakeQuantize(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -80,17 +96,13 @@ class _FakeQuantize(torch.autograd.Function):
         axis, quant_min, quant_max = ctx.grid
         zero = along(zero_point, axis, x.dim())
         ratio = x.float() / along(scale, axis, x.dim())
-        steps = torch.round(ratio)
-        low, high = steps + zero < quant_min, steps + zero > quant_max
-        inside = ~(low | high)
+        grad_x, parts = straight_through(grad, ratio, zero, quant_min, quant_max, of_scale=ctx.needs_input_grad[1])
         grad_scale = None
-        if ctx.needs_input_grad[1]:
-            slope = torch.where(inside, steps - ratio, torch.where(low, quant_min - zero, quant_max - zero))
+        if parts is not None:
             others = [d for d in range(x.dim()) if axis is not None and d != axis]
-            product = grad.float() * slope
-            grad_scale = product.sum(others) if axis is not None and scale.dim() else product.sum()
+            grad_scale = parts.sum(others) if axis is not None and scale.dim() else parts.sum()
             grad_scale = grad_scale.reshape(scale.shape).to(scale.dtype)
-        return grad * inside, grad_scale, None, None, None, None
+        return grad_x, grad_scale, None, None, None, None
 
 
 def _fake_quantize_autograd(

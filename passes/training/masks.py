@@ -8,24 +8,13 @@ import torch
 from torch import Tensor
 
 from tersor.ir.program import Program
-from tersor.ir.sparsity import Channel
+from tersor.ir.sparsity import mask_of
 
 
 def sparsity_masks(program: Program) -> dict[str, Tensor]:
-    """For each parameter that is promised to be sparse, what to multiply it by: 0 where it is zero, else 1.
-
-    Where whole channels are promised, only those are held; single zeros elsewhere may move.
-    """
-    masks = {}
-    for name, pattern in program.sparsity.items():
-        tensor = program.tensor(name).detach()
-        if isinstance(pattern, Channel):
-            mask = torch.ones_like(tensor)
-            mask[list(pattern.indices)] = 0
-        else:
-            mask = (tensor != 0).to(tensor.dtype)
-        masks[name] = mask
-    return masks
+    """For each parameter that is promised to be sparse, what to multiply it by: 0 where it stays zero, else 1."""
+    tensors = {name: program.tensor(name).detach() for name in program.sparsity}
+    return {name: mask_of(program.sparsity[name], tensor).to(tensor.dtype) for name, tensor in tensors.items()}
 
 
 @torch.no_grad()

@@ -205,7 +205,7 @@ def test_an_interrupt_is_not_a_traceback(run: Run, monkeypatch: pytest.MonkeyPat
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("tersor.cli.load_program", interrupted)
+    monkeypatch.setattr("tersor.cli.examining.load_program", interrupted)
     code, _, errors = run("show", "zoo:model")
     assert code == 130
     assert "interrupted" in errors

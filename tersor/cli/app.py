@@ -1,0 +1,55 @@
+"""The command line. Exit codes: 0 all well, 1 a check did not hold, 2 wrong usage, 3 an error, 130 interrupted."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import click
+from rich.console import Console
+
+from tersor.ir.errors import RecipeError, TersorError
+
+from .. import __version__
+from .comparing import bench, verify
+from .compressing import compress, plan
+from .examining import analyze, show
+from .listing import passes, targets
+from .options import ERROR, INTERRUPTED, USAGE
+
+# A verb is added here and nowhere else.
+VERBS = (compress, show, verify, analyze, plan, bench, targets, passes)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="tersor")
+def cli() -> None:
+    """Compress models: trace, run passes, lower to hardware, compare, measure.
+
+    MODEL is `module:function`, whose function returns (model, inputs), an ONNX file, or a program that was saved as a
+    .tersor file.
+    """
+
+
+for verb in VERBS:
+    cli.add_command(verb)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; never returns."""
+    console = Console(stderr=True)
+    try:
+        code = cli.main(list(arguments) if arguments is not None else None, standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        code = USAGE
+    except RecipeError as error:
+        console.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        code = USAGE
+    except (TersorError, OSError) as error:
+        console.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        code = ERROR
+    except (KeyboardInterrupt, click.Abort):
+        console.print("interrupted; nothing was left half-written", style="yellow")
+        code = INTERRUPTED
+    sys.exit(code or 0)

@@ -1,1 +1,0 @@
-../../../tersor/cli.py

@@ -19,6 +19,8 @@ from tersor.ir.signature import Signature
 from tersor.passes.base import Pass
 from tersor.passes.quantization.placement import Coverage
 
+from .clock import Clock
+
 
 @dataclass(frozen=True)
 class Unsupported:
@@ -87,6 +89,11 @@ class Artifact(ABC):
         started = time.perf_counter()
         self.run_flat(inputs)
         return time.perf_counter() - started
+
+    @property
+    def clock(self) -> Clock:
+        """What `latency` is worth here: whether the target itself runs, or what stands in for it."""
+        return Clock.MEASURED
 
     def layers(self, inputs: Sequence[Tensor]) -> Iterator[tuple[str, Tensor]]:
         """Intermediate values with the names of the program's nodes, where the target can show them."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -36,6 +37,8 @@ class PassManager:
     checkpoint: a folder that keeps the program after each pass; a later run with the same program and passes goes on
         where this one stopped.
     progress: show a progress bar; None shows it where stderr is a terminal.
+    watch: called with the row and the program before the first pass, and after each pass that runs now. It may measure
+        the program, and keeps its hands off it.
     """
 
     def __init__(
@@ -45,6 +48,7 @@ class PassManager:
         verify: bool = True,
         checkpoint: str | Path | None = None,
         progress: bool | None = None,
+        watch: Callable[[ReportRow, Program], None] | None = None,
     ) -> None:
         for step in _as_sequence(passes):
             if not isinstance(step, Pass):
@@ -54,6 +58,7 @@ class PassManager:
         self.verify = verify
         self.checkpoint = None if checkpoint is None else Path(checkpoint)
         self.progress = progress
+        self.watch = watch
 
     def check_order(self, stage: Stage) -> Stage:
         """The stage that the passes lead to from `stage`. Raises PassError at the first that cannot run there."""
@@ -78,6 +83,7 @@ class PassManager:
         self.check_order(program.stage)
         checks = _Checks(program) if self.verify else None
         rows = [_row("given", "", False, program, 0.0)]
+        self._tell(rows[0], program)
         store = None if self.checkpoint is None else Checkpoints(self.checkpoint, program, self.passes)
         done: list[ReportRow] = []
         if store is not None:
@@ -89,7 +95,12 @@ class PassManager:
                 rows.append(row)
                 if store is not None:
                     store.save(index, step.name, program, row)
+                self._tell(row, program)
         return PipelineResult(program, Report(tuple(rows)))
+
+    def _tell(self, row: ReportRow, program: Program) -> None:
+        if self.watch is not None:
+            self.watch(row, program)
 
     def _progress(self) -> AbstractContextManager[Listener | None]:
         return nullcontext() if self.progress is False else progress_bar(always=self.progress is True)
@@ -108,7 +119,7 @@ class PassManager:
         _refuse_writes(step, before, versions)
         found = None if checks is None else checks.after(step, before, result.program, result.modified)
         row = _row(step.name, str(step.promise), result.modified, result.program, seconds, found, result.notes)
-        return result.program, row
+        return result.program, replace(row, options=step.options())
 
 
 class _Checks:
@@ -263,5 +274,15 @@ def _row(
     cost = program.cost()
     step, total = (found[0].sqnr, found[1].sqnr) if found else (None, None)
     return ReportRow(
-        name, promise, modified, len(program.graph.nodes), cost.macs, cost.parameter_bytes, seconds, step, total, notes
+        name,
+        promise,
+        modified,
+        len(program.graph.nodes),
+        cost.macs,
+        cost.parameter_bytes,
+        seconds,
+        step,
+        total,
+        notes,
+        cost.parameters,
     )

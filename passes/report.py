@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from rich.box import HEAVY_HEAD, SIMPLE_HEAD
@@ -23,8 +23,8 @@ class ReportRow:
     """One pass: what it promised, what it did, what it cost, how far the outputs moved.
 
     sqnr: dB against the outputs before the pass; sqnr_total: against the outputs of the program first given.
-    None where outputs were not compared. macs and bytes are those of the program after the pass; seconds are the
-    pass's own, without the checks.
+    None where outputs were not compared. macs, bytes and parameters are those of the program after the pass; seconds
+    are the pass's own, without the checks. options: the pass's fields as text.
     """
 
     name: str
@@ -37,6 +37,8 @@ class ReportRow:
     sqnr: float | None = None
     sqnr_total: float | None = None
     notes: tuple[str, ...] = ()
+    parameters: int = 0
+    options: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def done(self) -> str:

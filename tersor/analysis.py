@@ -244,7 +244,7 @@ def _row(unit: fx.Node, sums: _Sums, noise: float) -> NodeAnalysis:
         unit.name,
         operator_name(unit.target),
         "" if origin is None else origin.module,
-        _precision(unit),
+        precision_of(unit),
         sums.own.decibels,
         sums.output.decibels,
         sums.here.decibels,
@@ -253,7 +253,8 @@ def _row(unit: fx.Node, sums: _Sums, noise: float) -> NodeAnalysis:
     )
 
 
-def _precision(unit: fx.Node) -> str:
+def precision_of(unit: fx.Node) -> str:
+    """The grids that a node reads: `a8 w8`, `w4/32` for a weight in blocks of 32, `dynamic`."""
     parts = []
     for quantizer in quantizers_of(unit):
         constant = getattr(quantizer.args[0], "op", "") == "get_attr"

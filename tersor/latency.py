@@ -1,20 +1,24 @@
-"""Tables of what products cost on a target, measured there once, for pruning to a share of the time."""
+"""What a program, and what products alone, cost on a target."""
 
 from __future__ import annotations
 
+import statistics
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
-from tersor.backends.base import Backend
+from tersor.backends.base import Artifact, Backend
 from tersor.ir.example import example_of
 from tersor.ir.program import Program
 from tersor.passes.pruning.latency import LatencyTable
 
 from .lowering import lower, resolve
+from .run_record import Timing
 
 
 @dataclass(frozen=True)
@@ -57,3 +61,26 @@ def latency_table(
     are alike are measured once.
     """
     return LatencyTable.measure(program, TargetClock(resolve(target), seconds, threads))
+
+
+def target_latency(program: Program, target: str | Backend, seconds: float = 0.2, threads: int = 1) -> Timing:
+    """Lower a program and measure it on its example. Raises LoweringError, PassError, MissingDependencyError."""
+    backend = resolve(target)
+    with tempfile.TemporaryDirectory(prefix="tersor-latency-") as folder:
+        return artifact_latency(
+            lower(program, backend, Path(folder) / "artifact"), example_of(program), seconds, threads
+        )
+
+
+def artifact_latency(artifact: Artifact, inputs: Sequence[Tensor], seconds: float = 0.2, threads: int = 1) -> Timing:
+    """The median of calls by the target's own clock for `seconds`, three at least, after one to warm up."""
+    set_threads = getattr(artifact, "set_threads", None)
+    if set_threads is not None:
+        set_threads(threads)
+    artifact.run_flat(inputs)
+    samples: list[float] = []
+    deadline = time.perf_counter() + seconds
+    while len(samples) < 3 or time.perf_counter() < deadline:
+        samples.append(artifact.latency(inputs))
+    count = "" if set_threads is None else f", {threads} thread{'s' if threads > 1 else ''}"
+    return Timing(statistics.median(samples), artifact.clock, f"{artifact.report.target}{count}")

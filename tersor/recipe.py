@@ -63,12 +63,18 @@ def load_recipe(where: str | Path, calibration: Iterable[Any] | None = None) -> 
 
     Raises RecipeError where the file is missing or malformed, or a pass, option or value is not known.
     """
-    path = Path(where)
-    if path.suffix not in (".yaml", ".yml", ".toml"):
-        if str(where) not in ready_recipes():
-            raise unknown("recipe", str(where), ready_recipes())
-        path = READY / f"{where}.yaml"
+    path = recipe_file(where)
     return build_passes(_read(path), calibration, str(path))
+
+
+def recipe_file(where: str | Path) -> Path:
+    """The file of a recipe: itself, or that of a ready-made one. Raises RecipeError where the name is not known."""
+    path = Path(where)
+    if path.suffix in (".yaml", ".yml", ".toml"):
+        return path
+    if str(where) not in ready_recipes():
+        raise unknown("recipe", str(where), ready_recipes())
+    return READY / f"{where}.yaml"
 
 
 def build_passes(recipe: Any, calibration: Iterable[Any] | None = None, where: str = "recipe") -> list[Pass]:

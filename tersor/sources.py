@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -57,20 +57,41 @@ def data_or_example(program: Program, data: str | None) -> Iterable[Any]:
     return [example_batch(program)] if data is None else load_data(data)
 
 
+def load_metric(metric: str) -> Callable[[Program], float]:
+    """The function that `module:function` names, which takes a program and gives a number. Raises RecipeError."""
+    found = find(metric)
+    if not callable(found):
+        raise RecipeError(f"{metric} is no metric", expected="a function of a program", found=type(found).__name__)
+
+    def evaluate(program: Program) -> float:
+        value = found(program)
+        try:
+            return float(value)
+        except (TypeError, ValueError):
+            raise RecipeError(f"{metric} gave no number", expected="a float", found=repr(value)) from None
+
+    return evaluate
+
+
 def call(where: str) -> Any:
-    """Import a module, the working directory first, and call a function of it without arguments."""
+    """Find a function, as `find` does, and call it without arguments."""
+    found = find(where)
+    return found() if callable(found) and not isinstance(found, nn.Module) else found
+
+
+def find(where: str) -> Any:
+    """Import a module, the working directory first, and give what it calls by a name. Raises RecipeError."""
     module, _, function = where.partition(":")
     if not module or not function:
         raise RecipeError(f"{where!r} is neither a file nor module:function")
     if "" not in sys.path:
         sys.path.insert(0, "")
     try:
-        found = getattr(importlib.import_module(module), function)
+        return getattr(importlib.import_module(module), function)
     except ImportError as error:
         raise RecipeError(f"{where}: {error}", hint="run from the folder that holds the module") from error
     except AttributeError:
         raise RecipeError(f"module {module} has no {function!r}") from None
-    return found() if callable(found) and not isinstance(found, nn.Module) else found
 
 
 def open_artifact(folder: str | Path) -> Artifact:

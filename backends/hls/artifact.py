@@ -19,6 +19,7 @@ from tersor.ir.integer_operators import dequantize, quantize
 
 from ..base import Artifact
 from ..batching import is_batched
+from ..clock import Clock
 from .graph import Port
 from .requantizer import Ints
 from .toolchain import compile_program
@@ -81,6 +82,11 @@ class HlsArtifact(Artifact):
         frames = inputs[0].shape[0] if self._batched else 1
         data = self._execute(self._frames(inputs, frames))
         return self._outputs(data, frames)
+
+    @property
+    def clock(self) -> Clock:
+        """A simulation by the host's processor, whose time is not the circuit's."""
+        return Clock.SIMULATED
 
     def layers(self, inputs: Sequence[Tensor]) -> Iterator[tuple[str, Tensor]]:
         """What every stream carried, by its name, int64[frames, values], in the order in which it travels."""

@@ -12,7 +12,9 @@ from tersor.ir.signature import Signature
 
 from ..base import Artifact, LoweringReport
 from ..batching import is_batched
+from ..clock import Clock
 from .machine import Machine
+from .toolchain import is_native
 
 
 class NeonArtifact(Artifact):
@@ -27,6 +29,11 @@ class NeonArtifact(Artifact):
     def on(self, machine: Machine) -> NeonArtifact:
         """The same artifact, built and run another way."""
         return NeonArtifact(self.path, self.signature, self.report, machine)
+
+    @property
+    def clock(self) -> Clock:
+        """Emulated, or the portable C, unless this machine is an ARM."""
+        return Clock.MEASURED if is_native() and not self.machine.portable else Clock.EMULATED
 
     def build(self) -> Path:
         """The folder with the library and its programs. Raises MissingDependencyError, LoweringError."""

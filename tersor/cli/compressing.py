@@ -12,8 +12,10 @@ from tersor.passes.manager import PassManager
 
 from ..lowering import lower, resolve
 from ..precision_search import LayerLatency, WeightBytes, search_precision
-from ..recipe import load_recipe
-from ..sources import load_data, load_program, parse_dynamic
+from ..recipe import load_recipe, recipe_file
+from ..recording import Recorder
+from ..run_record import Metric
+from ..sources import load_data, load_metric, load_program, parse_dynamic
 from .options import as_json, dynamic_option
 from .printing import audit_table, lowering_json, print_json
 
@@ -26,6 +28,8 @@ from .printing import audit_table, lowering_json, print_json
 @click.option("--data", "-d", metavar="MODULE:FUNCTION", help="Calibration batches.")
 @click.option("--batches", type=click.IntRange(1), default=64, show_default=True, help="Batches used of the data.")
 @click.option("--checkpoint", type=click.Path(file_okay=False, path_type=Path), help="Folder to resume from.")
+@click.option("--metric", "-m", metavar="MODULE:FUNCTION", help="Takes a program, gives a number; after each pass.")
+@click.option("--latency", is_flag=True, help="Measure the latency on the target after each pass that it can run.")
 @dynamic_option
 @as_json
 def compress(
@@ -36,21 +40,33 @@ def compress(
     data: str | None,
     batches: int,
     checkpoint: Path | None,
+    metric: str | None,
+    latency: bool,
     dynamic: tuple[str, ...],
     as_json: bool,
 ) -> None:
     """Run a recipe on MODEL and lower the result to a target.
 
-    Writes the artifact and the compressed program (program.tersor) into the folder given by --out.
+    Writes the artifact, the compressed program (program.tersor) and the record of the run (run.json), of which `tersor
+    report` makes a page, into the folder given by --out.
     """
     backend = resolve(target)
     calibration = None if data is None else list(islice(load_data(data), batches))
-    passes = load_recipe(recipe or backend.recipe, calibration)
+    file = recipe_file(recipe or backend.recipe)
+    passes = load_recipe(file, calibration)
     program = load_program(model, parse_dynamic(dynamic))
-    manager = PassManager(passes, checkpoint=checkpoint, progress=False if as_json else None)
+    recorder = Recorder(
+        backend if latency else None,
+        None if metric is None else load_metric(metric),
+        None if metric is None else Metric(metric.rpartition(":")[2]),
+    )
+    manager = PassManager(passes, checkpoint=checkpoint, progress=False if as_json else None, watch=recorder)
     result = manager.run(program)
     artifact = lower(result.program, backend, out)
     result.program.save(out / "program.tersor")
+    settings = {"model": model, "recipe": recipe or backend.recipe, "target": target, "data": data or "none"}
+    text = file.read_text(encoding="utf-8")
+    recorder.record(result, program, artifact, recipe=text, settings=settings).save(out)
     if as_json:
         print_json({"report": result.report.to_json(), "lowering": lowering_json(artifact.report), "out": str(out)})
         return

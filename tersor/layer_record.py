@@ -1,0 +1,154 @@
+"""What is known of each layer of a compressed program: bytes, work, error, zeros, and what the target runs it in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, fx
+
+from tersor.backends.base import AuditRow
+from tersor.ir.example import example_of
+from tersor.ir.integer_operators import DEQUANTIZE, QUANTIZE, REQUANTIZE
+from tersor.ir.origin import Origin
+from tersor.ir.printer import operator_name
+from tersor.ir.program import Program
+from tersor.ir.shapes import KEY
+from tersor.ir.sparsity import NM, Block, Channel, Pattern
+from tersor.ir.stage import Stage
+from tersor.passes.compare import difference, node_values
+from tersor.passes.quantization.injection import QUANTIZERS, Injection, quantizers_of
+
+from .analysis import precision_of
+from .run_record import Layer
+
+_GRIDLESS = "the same program without its grids"
+_BEFORE = "the program before the first pass that changes numbers"
+_CONVERSIONS = QUANTIZERS | {QUANTIZE, DEQUANTIZE, REQUANTIZE}
+
+
+def layers_of(
+    program: Program,
+    given: Program | None = None,
+    errors: Mapping[str, float] | None = None,
+    audit: Sequence[AuditRow] = (),
+) -> tuple[Layer, ...]:
+    """A row for each node of a program that multiplies or owns parameters, in graph order.
+
+    given: the program that it was made from. errors: dB by node. audit: what the target says of each node.
+    """
+    cost = program.cost().nodes
+    before = {} if given is None else given.cost().nodes
+    calls = [node for node in program.graph.nodes if node.op == "call_function" and node.target not in _CONVERSIONS]
+    nodes = [node for node in calls if cost[node.name].macs or cost[node.name].parameter_bytes]
+    placed = _placed(nodes, {name: found.macs for name, found in cost.items()}, audit)
+    rows = []
+    for node in nodes:
+        earlier, found, origin = before.get(node.name), placed.get(node.name), Origin.of(node)
+        density, pattern = _zeros(program, node)
+        rows.append(
+            Layer(
+                name=node.name,
+                operator=operator_name(node.target),
+                module="" if origin is None else origin.module,
+                bytes=cost[node.name].parameter_bytes,
+                macs=cost[node.name].macs,
+                bytes_before=None if earlier is None else earlier.parameter_bytes,
+                macs_before=None if earlier is None else earlier.macs,
+                error=(errors or {}).get(node.name),
+                density=density,
+                pattern=pattern,
+                precision=_precision(node),
+                runs_in="" if found is None else found.precision,
+                reason="" if found is None else found.reason,
+            )
+        )
+    return tuple(rows)
+
+
+def layer_errors(
+    program: Program, exact: Program | None = None, quantized: Program | None = None
+) -> tuple[dict[str, float], str]:
+    """SQNR in dB of each node's value on the example, by name, and what it was compared with.
+
+    A quantized program is compared with itself off its grids; another with `exact`, the program before anything changed
+    numbers, where a node kept its name and shape. An integer program is judged by the one it was lowered from.
+    """
+    judged = quantized if program.stage is Stage.INTEGER else program
+    if judged is None:
+        return {}, ""
+    inputs = example_of(judged)
+    if any(node.target in QUANTIZERS for node in judged.graph.nodes):
+        values = Injection(judged, inputs).values
+        reference = {node.name: value for node, value in values.items()}
+        return _errors(reference, judged, inputs), _GRIDLESS
+    if exact is None or exact is judged:
+        return {}, ""
+    reference = {}
+    node_values(exact, inputs, lambda node, value: reference.update({node.name: value}))
+    return _errors(reference, judged, inputs), _BEFORE
+
+
+def _errors(reference: Mapping[str, Any], program: Program, inputs: Sequence[Tensor]) -> dict[str, float]:
+    found: dict[str, float] = {}
+
+    def visit(node: fx.Node, value: Any) -> None:
+        exact = reference.get(node.name)
+        if not (node.op == "call_function" and isinstance(value, Tensor) and isinstance(exact, Tensor)):
+            return
+        if value.is_floating_point() and value.shape == exact.shape:
+            found[node.name] = difference([exact], [value]).sqnr
+
+    node_values(program, inputs, visit)
+    return found
+
+
+def _placed(nodes: Sequence[fx.Node], macs: Mapping[str, int], audit: Sequence[AuditRow]) -> dict[str, AuditRow]:
+    """What the target says of each node. A target that lowers further names its own nodes: then those that multiply are
+    matched in order, where all of them agree in their multiply-accumulates."""
+    named = {row.node: row for row in audit}
+    if any(node.name in named for node in nodes):
+        return named
+    ours, theirs = [node for node in nodes if macs[node.name]], [row for row in audit if row.macs]
+    if [macs[node.name] for node in ours] != [row.macs for row in theirs]:
+        return {}
+    return {node.name: row for node, row in zip(ours, theirs, strict=True)}
+
+
+def _weights(node: fx.Node) -> list[fx.Node]:
+    """The reads of the parameters that a node computes with, quantized or not."""
+    found = []
+    for source in node.all_input_nodes:
+        if source.target in _CONVERSIONS and isinstance(source.args[0], fx.Node):
+            source = source.args[0]
+        if source.op == "get_attr":
+            found.append(source)
+    return found
+
+
+def _zeros(program: Program, node: fx.Node) -> tuple[float | None, str]:
+    """The share of a node's matrices that is not zero, and the pattern that they are promised to have."""
+    names = [str(read.target) for read in _weights(node)]
+    matrices = [tensor for name in names if (tensor := program.tensor(name)).dim() > 1]
+    total = sum(tensor.numel() for tensor in matrices)
+    kept = sum(int(tensor.count_nonzero()) for tensor in matrices)
+    patterns = [pattern_text(program.sparsity[name]) for name in names if name in program.sparsity]
+    return (kept / total if total else None), ", ".join(dict.fromkeys(patterns))
+
+
+def pattern_text(pattern: Pattern) -> str:
+    """`2:4`, `4x4 blocks`, `unstructured`, `8 channels`."""
+    if isinstance(pattern, NM):
+        return f"{pattern.n}:{pattern.m}"
+    if isinstance(pattern, Block):
+        return f"{pattern.rows}x{pattern.columns} blocks"
+    return f"{len(pattern.indices)} channels" if isinstance(pattern, Channel) else pattern.name
+
+
+def _precision(node: fx.Node) -> str:
+    """The grids that a node reads, or the types of what it reads where it has none."""
+    if quantizers_of(node):
+        return precision_of(node)
+    kinds = {str(value.dtype).removeprefix("torch.") for source in node.all_input_nodes for value in [source.meta[KEY]]
+             if isinstance(value, Tensor)}  # fmt: skip
+    return ", ".join(sorted(kinds))

@@ -1,0 +1,1 @@
+../../../tersor/layer_record.py

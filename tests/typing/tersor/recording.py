@@ -1,0 +1,1 @@
+../../../tersor/recording.py

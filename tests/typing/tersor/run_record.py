@@ -1,0 +1,1 @@
+../../../tersor/run_record.py

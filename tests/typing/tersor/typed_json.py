@@ -1,0 +1,1 @@
+../../../tersor/typed_json.py

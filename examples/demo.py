@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -18,10 +18,11 @@ from rich.table import Table
 from torch import Tensor
 
 import tersor as ts
+from tersor.backends.clock import Clock
 from tersor.backends.registry import TARGETS
 from tersor.ir.errors import MissingDependencyError
 from tersor.passes.report import quantity
-from tersor.timing import measure, torch_threads
+from tersor.timing import measure, torch_threads, warning
 
 from . import digits
 
@@ -35,6 +36,7 @@ class Entry:
     bytes: int
     macs: int
     integer_share: float | None = None
+    clock: Clock = Clock.MEASURED
 
 
 def main(out: str = "build/demo") -> None:
@@ -74,7 +76,7 @@ def _lowered(target: str, before: ts.Program, after: ts.Program, out: Path, exam
         artifact.run(example)
         size = sum(artifact.report.files.values())
         share = artifact.report.integer_share
-        entries.append(Entry(f"{kind}, {target}", artifact.run, size, program.cost().macs, share))
+        entries.append(Entry(f"{kind}, {target}", artifact.run, size, program.cost().macs, share, artifact.clock))
     return entries
 
 
@@ -82,19 +84,20 @@ def _table(entries: list[Entry], data: digits.Digits, example: Tensor) -> Table:
     with torch.no_grad():
         scores = [digits.accuracy(entry.run(data.test_images), data.test_labels) for entry in entries]
         latencies = measure({entry.name: partial(entry.run, example) for entry in entries}, seconds=0.5)
+    latencies = {e.name: replace(latencies[e.name], clock=e.clock) for e in entries}
     title = "digits: one image, one thread; speed against float"
-    table = Table(title=title, box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(title=title, box=SIMPLE_HEAD, pad_edge=False, caption=warning(e.clock for e in entries))
     table.add_column("what", no_wrap=True)
     for heading in ("accuracy", "size", "MACs", "int8", "latency", "speed"):
         table.add_column(heading, justify="right", no_wrap=True)
     for entry, score in zip(entries, scores, strict=True):
-        median = latencies[entry.name].median
+        found = latencies[entry.name]
         yardstick = f"float, {entry.name.split(', ')[1]}"
-        same_target = latencies[yardstick if yardstick in latencies else entries[0].name].median
+        speed = found.speed(latencies[yardstick if yardstick in latencies else entries[0].name])
         table.add_row(
-            entry.name, f"{score:.2%}", quantity(entry.bytes, "B"), quantity(entry.macs),
+            f"{entry.name}{entry.clock.mark}", f"{score:.2%}", quantity(entry.bytes, "B"), quantity(entry.macs),
             "" if entry.integer_share is None else f"{entry.integer_share:.0%}",
-            f"{median * 1e3:.3f} ms", f"{same_target / median:.2f} x",
+            f"{found.median * 1e3:.2f} ms", "" if speed is None else f"{speed:.2f} x",
         )  # fmt: skip
     return table
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -12,19 +12,27 @@ from typing import Any
 import torch
 from rich.table import Table
 
+from tersor.backends.clock import Clock
+
 
 @dataclass(frozen=True)
 class Latency:
-    """Seconds a call: the median and two percentiles of `runs` calls after a warm-up."""
+    """Seconds a call: the median and two percentiles of `runs` calls after a warm-up; clock: what they are worth."""
 
     median: float
     p90: float
     p99: float
     runs: int
+    clock: Clock = Clock.MEASURED
 
-    def to_json(self) -> dict[str, float]:
+    def to_json(self) -> dict[str, float | str]:
         """Plain data."""
-        return asdict(self)
+        return {**asdict(self), "clock": self.clock.value}
+
+    def speed(self, reference: Latency) -> float | None:
+        """How many times as fast as the reference; None where a stand-in's time would be taken for a target's."""
+        comparable = self.clock is reference.clock and self.clock in (Clock.MEASURED, Clock.MODELLED)
+        return reference.median / self.median if comparable and self.median else None
 
 
 def measure(
@@ -76,12 +84,21 @@ def torch_threads(count: int) -> Iterator[None]:
 
 
 def table(latencies: Mapping[str, Latency]) -> Table:
-    """A row an entry, with its speed against the first."""
+    """A row an entry, with its speed against the first; what an emulator or a simulation gave is marked."""
     result = Table(header_style="bold")
     for heading in ("what", "median", "90 %", "99 %", "runs", "speed"):
         result.add_column(heading, justify="left" if heading == "what" else "right")
-    first = next(iter(latencies.values())).median
+    first = next(iter(latencies.values()))
     for name, found in latencies.items():
         times = (f"{value * 1e3:.2f} ms" for value in (found.median, found.p90, found.p99))
-        result.add_row(name, *times, str(found.runs), f"{first / found.median:.2f} x")
+        speed = found.speed(first)
+        mark = "" if speed is None else f"{speed:.2f} x"
+        result.add_row(f"{name}{found.clock.mark}", *times, str(found.runs), mark)
+    result.caption = warning(found.clock for found in latencies.values())
     return result
+
+
+def warning(clocks: Iterable[Clock]) -> str | None:
+    """What has to be said below a table with times of stand-ins; None where all times are of the targets."""
+    stand_ins = sorted({str(clock) for clock in clocks if clock in (Clock.EMULATED, Clock.SIMULATED)})
+    return f"{' and '.join(stand_ins)}: time of a stand-in, not of the target" if stand_ins else None

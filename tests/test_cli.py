@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tersor.backends.neon.toolchain import is_native
 from tersor.cli import CHECK_FAILED, ERROR, USAGE, main
 
 ZOO = """
@@ -128,6 +129,15 @@ def test_bench_measures_each(run: Run) -> None:
 def test_bench_lowers_to_a_target_first_where_one_is_named(run: Run) -> None:
     found = json.loads(run("bench", "zoo:model", "--target", "onnxruntime", "--seconds", "0.05", "--json")[1])
     assert set(found) == {"zoo:model on onnxruntime"}
+
+
+@pytest.mark.emulated
+@pytest.mark.skipif(is_native(), reason="an ARM runs it itself")
+def test_bench_marks_what_ran_in_an_emulator(run: Run) -> None:
+    compressed(run, "out", "--target", "neon", "--dynamic", "input:0=batch")
+    output = run("bench", "zoo:model", "out", "--seconds", "0.05")[1]
+    assert "out (emulated)" in output
+    assert "time of a stand-in, not of the target" in output
 
 
 def test_an_engine_is_built_and_audited_and_says_what_it_runs_on(run: Run) -> None:

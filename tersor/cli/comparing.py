@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -66,13 +67,15 @@ def bench(models: tuple[str, ...], threads: int, seconds: float, target: str | N
     """Measure the latency of MODELS in turns; speed is against the first.
 
     Each is a MODEL (run by torch, or on the target named), an ONNX file or an artifact's folder. A GPU's artifacts are
-    measured by the GPU's clock.
+    measured by the GPU's clock. What runs in an emulator or a simulation is marked, and has no speed.
     """
     with tempfile.TemporaryDirectory() as scratch, torch_threads(threads):
         sides = [_side(model, target, Path(scratch) / str(place)) for place, model in enumerate(models)]
         calls = {side.name: _call(side, sides[0], threads) for side in sides}
         clocks = {side.name: _clock(side, sides[0]) for side in sides if isinstance(side, RunnableArtifact)}
-        latencies = measure(calls, seconds=seconds, clocks=clocks)
+        found = measure(calls, seconds=seconds, clocks=clocks)
+    worth = {side.name: side.artifact.clock for side in sides if isinstance(side, RunnableArtifact)}
+    latencies = {name: replace(latency, clock=worth.get(name, latency.clock)) for name, latency in found.items()}
     if as_json:
         print_json({name: found.to_json() for name, found in latencies.items()})
     else:

@@ -28,7 +28,18 @@ LAYERS: dict[str, frozenset[str]] = {
 }
 MAPPED = frozenset(LAYERS) - {"tersor"}
 USERS = frozenset({"tests", "examples", "benchmarks"})
-HEAVY = ("accelerate", "hypothesis", "onnxruntime", "onnxscript", "sklearn", "tensorrt", "tensorrt_rtx", "transformers")
+HEAVY = (
+    "accelerate",
+    "distributed",
+    "hypothesis",
+    "matplotlib",
+    "onnxruntime",
+    "onnxscript",
+    "sklearn",
+    "tensorrt",
+    "tensorrt_rtx",
+    "transformers",
+)
 
 
 def module_name(path: Path) -> str:

@@ -17,7 +17,7 @@ from tersor.ir.program import Program
 from tersor.ir.quantization import INT8, Scheme
 from tersor.ir.signature import Signature
 from tersor.passes.base import Pass
-from tersor.passes.quantization.placement import Coverage
+from tersor.passes.quantization.placement import Coverage, operator_of
 
 from .clock import Clock
 
@@ -31,6 +31,11 @@ class Unsupported:
     reason: str
     hint: str | None = None
     origin: Origin | None = None
+
+    @classmethod
+    def of(cls, node: fx.Node, reason: str, hint: str | None = None) -> Unsupported:
+        """The reason for a node, with its operator and its place in the user's model."""
+        return cls(node.name, operator_of(node), reason, hint, Origin.of(node))
 
     def __str__(self) -> str:
         place = f" ({self.origin})" if self.origin else ""

@@ -39,13 +39,23 @@ class Registry(Generic[T]):
         entry = self._builtin(name) if name in self.builtin else self._installed().get(name)
         if entry is None:
             raise unknown(self.kind, name, self.names())
+        return self._load(entry)
+
+    def resolve(self, where: str) -> type[T]:
+        """The class of a name, or that of `module:Class`. Raises what `find` raises.
+
+        Only for what a person says: a file that chose what is imported could run any code.
+        """
+        return self._load(EntryPoint(where, where, self.group)) if ":" in where else self.find(where)
+
+    def _load(self, entry: EntryPoint) -> type[T]:
         try:
             found = entry.load()
         except ImportError as error:
-            what = f"{self.kind} {name!r} cannot be loaded: {error}"
+            what = f"{self.kind} {entry.name!r} cannot be loaded: {error}"
             raise MissingDependencyError(what, found=entry.value) from error
         except AttributeError as error:
-            raise RecipeError(f"{self.kind} {name!r} does not exist: {error}", found=entry.value) from error
+            raise RecipeError(f"{self.kind} {entry.name!r} does not exist: {error}", found=entry.value) from error
         if not (isinstance(found, type) and issubclass(found, self.base)):
             raise RecipeError(f"{entry.value} is not a {self.kind}", expected=f"a subclass of {self.base.__name__}")
         return found

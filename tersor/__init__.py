@@ -10,11 +10,13 @@ artifact.run(example)
 
 from __future__ import annotations
 
-from tersor.backends.base import Artifact, Backend, Unsupported
+from tersor.backends.base import Artifact, AuditRow, Backend, LoweringReport, Unsupported
+from tersor.backends.manifest import read_manifest, write_manifest
 from tersor.frontends.torch_export import trace
 from tersor.ir.errors import TersorError
 from tersor.ir.program import Program
 from tersor.ir.quantization import INT4, INT8, INT8_PER_TENSOR, INT8_SYMMETRIC, W4A8, Observer, QuantType, Scheme
+from tersor.ir.signature import Signature
 from tersor.ir.sparsity import NM, Block, Unstructured
 from tersor.ir.stage import Stage
 from tersor.passes.base import Pass, PassResult, Promise
@@ -85,6 +87,7 @@ __all__ = [
     "ApplyPrecision",
     "Artifact",
     "At",
+    "AuditRow",
     "Backend",
     "BatchNorm",
     "BatchNormScale",
@@ -116,6 +119,7 @@ __all__ = [
     "Latency",
     "LayerLatency",
     "LowerToInteger",
+    "LoweringReport",
     "Macs",
     "Magnitude",
     "Observer",
@@ -147,6 +151,7 @@ __all__ = [
     "Schedule",
     "Scheme",
     "ShuffledBatches",
+    "Signature",
     "SnapScales",
     "Source",
     "SparseGPT",
@@ -171,7 +176,9 @@ __all__ = [
     "load",
     "load_onnx",
     "lower",
+    "read_manifest",
     "search_precision",
     "suggest_pairs",
     "trace",
+    "write_manifest",
 ]

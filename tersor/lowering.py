@@ -18,6 +18,7 @@ from tersor.ir.errors import LoweringError
 from tersor.ir.program import Program
 from tersor.passes.base import Pass
 from tersor.passes.manager import PassManager
+from tersor.passes.quantization.placement import Coverage
 from tersor.passes.quantization.quantize import Quantize
 
 _LISTED = 8
@@ -40,20 +41,26 @@ def load_onnx(path: str | Path) -> Program:
 
 
 def resolve(target: str | Backend) -> Backend:
-    """The backend of a target given by name, with its default options, or as itself. Raises RecipeError."""
-    return TARGETS.find(target)() if isinstance(target, str) else target
+    """The backend of a target given by name, as `module:Class`, or as itself; the first two with its default options.
+
+    Raises RecipeError.
+    """
+    return TARGETS.resolve(target)() if isinstance(target, str) else target
 
 
 def lower(program: Program, target: str | Backend = "onnxruntime", out: str | Path | None = None) -> Artifact:
     """Lower a program to a target and write the artifact into the folder `out`.
 
-    target: a name, or the target's own dataclass with options, as `OnnxRuntime(external_data=True)`.
+    target: a name, `module:Class`, or the target's own dataclass with options, as `OnnxRuntime(external_data=True)`.
     out: made where it does not exist; None makes a new folder for temporary files, which is the caller's to remove.
 
     Raises LoweringError listing every node that the target does not take, before anything is written.
     """
     backend = resolve(target)
-    if passes := [step for step in backend.passes() if step.gives is None or step.gives is not program.stage]:
+    passes = [step for step in backend.passes() if step.gives is None or step.gives is not program.stage]
+    if passes and program.stage not in passes[0].takes:
+        raise _too_early(backend, program, passes[0])
+    if passes:
         program = PassManager(passes, progress=False).run(program).program
     refused = backend.unsupported(program)
     if refused:
@@ -63,6 +70,15 @@ def lower(program: Program, target: str | Backend = "onnxruntime", out: str | Pa
     folder = Path(tempfile.mkdtemp(prefix="tersor-")) if out is None else Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     return backend.emit(program, folder)
+
+
+def _too_early(backend: Backend, program: Program, step: Pass) -> LoweringError:
+    coverage = "" if backend.coverage is Coverage.FASTEST else f", coverage=ts.Coverage.{backend.coverage.name}"
+    return LoweringError(
+        f"target {backend.name!r} does not take a program at stage {program.stage}",
+        expected=" or ".join(sorted(str(stage) for stage in step.takes)),
+        hint=f"run ts.Quantize(calibration=batches{coverage}) before, or ts.compress, which does",
+    )
 
 
 def compress(

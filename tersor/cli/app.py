@@ -38,6 +38,8 @@ for verb in VERBS:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; never returns."""
     console = Console(stderr=True)
+    if "" not in sys.path:
+        sys.path.append("")  # the working directory, for a target that is named as module:Class
     try:
         code = cli.main(list(arguments) if arguments is not None else None, standalone_mode=False)
     except click.ClickException as error:

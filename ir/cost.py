@@ -61,6 +61,12 @@ class Cost:
     parameter_bytes: int
     peak_activation_bytes: int
 
+    def __str__(self) -> str:
+        return (
+            f"{self.parameters:,} parameters in {self.parameter_bytes:,} bytes, {self.macs:,} multiply-accumulates, "
+            f"{self.peak_activation_bytes:,} bytes of activations at the peak"
+        )
+
 
 def cost(program: Program, sizes: Mapping[str, int] | None = None) -> Cost:
     """The cost of a program whose dynamic dimensions have the given sizes.

@@ -85,7 +85,7 @@ def flat_inputs(program: Program, batches: Iterable[Any]) -> Iterator[list[Tenso
                 f"calibration batch {index} does not fit: {error.what}",
                 expected=error.expected,
                 found=error.found,
-                hint="a batch is what the model is called with: a tensor, a tuple, or a dict of keyword inputs",
+                hint="a batch is what the model is called with, no labels: a tensor, a tuple, or a dict by keyword",
             ) from error
 
 

@@ -9,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 TORCH := $(shell sed -n 's/^\(torch==[0-9.]*\).*/\1/p' constraints.txt)
 # mypy reads every folder of the product through the links in tests/typing: never name ir/ or passes/ here as well.
-TYPED := tests $(sort $(dir $(wildcard examples/*.py benchmarks/*.py)))
+TYPED := tests docs/site $(sort $(dir $(wildcard examples/*.py benchmarks/*.py)))
 LINKED := ir passes backends frontends $(wildcard tersor/*.py) $(patsubst %/__init__.py,%,$(wildcard tersor/*/__init__.py))
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS)
 
@@ -20,7 +20,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export PIP_NO_INPUT = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-all test-gpu emulator lint types format links bench clean
+.PHONY: help venv demo docs test test-all test-gpu emulator lint types format links bench clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -29,6 +29,10 @@ venv: $(STAMP) ## make .venv and install tersor in it, editable, with everything
 
 demo: $(STAMP) ## compress a small model, end to end
 	$(BIN)/python -m examples.demo
+
+docs: $(STAMP) ## build the documentation into build/docs; a broken link or reference fails
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@echo 'open build/docs/index.html'
 
 test: emulator lint types ## lint, types, and the quick tests
 	$(PYTEST) -m "not slow and not gpu"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -9,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, fx, nn
 
+from tersor.ir.errors import PassError
 from tersor.ir.operators import FAKE_QUANTIZE, FAKE_QUANTIZE_BIAS, along
 from tersor.ir.program import Program
 from tersor.ir.shapes import KEY
@@ -23,6 +25,9 @@ from .roles import WEIGHTS, WeightLayout
 Values = list[Any]
 """One value for each batch."""
 
+_SCALED = re.compile(r"[1-9]\d* (pairs in|of \d+ values (smoothed|scaled))")
+"""The notes of passes that moved factors between layers: equalization, SmoothQuant, AWQ."""
+
 
 @dataclass(frozen=True)
 class CorrectBias(Pass):
@@ -34,9 +39,12 @@ class CorrectBias(Pass):
 
     batches: as for `Calibrate`; the first `count` are held in memory together, so a few small ones are right.
     expected: instead of data, what each layer reads on average, as `expected_inputs` finds it from batch norms. The
-        mean
-        error is then (Wq - W) E[x], in closed form (section 4.2.1 of that paper); what rounding activations does to the
-        mean is not seen. Layers that it does not name are left alone.
+        mean error is then (Wq - W) E[x], in closed form (section 4.2.1 of that paper); what rounding activations does
+        to the mean is not seen. Layers that it does not name are left alone. Channels must not have been scaled since:
+        no equalization, no smoothing.
+
+    Raises CalibrationError where data is missing or empty, PassError where channels were scaled
+    and `expected` is given.
     """
 
     takes: ClassVar[frozenset[Stage]] = frozenset({Stage.FAKE_QUANT})
@@ -47,8 +55,9 @@ class CorrectBias(Pass):
     expected: Mapping[str, Tensor] | None = None
 
     def run(self, program: Program) -> PassResult:
-        """Correct every operator in graph order. Raises CalibrationError where data is missing or empty."""
+        """Correct every operator in graph order."""
         if self.expected is not None:
+            _refuse_scaled(program)
             with torch.no_grad():
                 known = _corrected_by_expectation(program, self.expected)
             return PassResult(program, bool(known), (f"{known} biases from batch norms, without data",))
@@ -142,6 +151,18 @@ def _apply(program: Program, node: fx.Node, layout: WeightLayout, shift: Tensor)
     scales = [program.tensor(str(argument.target)) for argument in read.args[1:]]  # type: ignore[union-attr]
     changed: Tensor = FAKE_QUANTIZE_BIAS(program.tensor(name), *scales) - FAKE_QUANTIZE_BIAS(old, *scales)
     return changed.detach()
+
+
+def _refuse_scaled(program: Program) -> None:
+    """What a layer reads is no longer what its batch norm said, once factors moved between layers."""
+    scaled = [entry.name for entry in program.history for note in entry.notes if _SCALED.match(note)]
+    if scaled:
+        raise PassError(
+            "batch norms no longer say what layers read",
+            expected="channels as they were when `expected` was found",
+            found=f"scaled by {scaled[0]}",
+            hint="Quantize(equalize=False, smooth=False), or correct with data",
+        )
 
 
 def _corrected_by_expectation(program: Program, expected: Mapping[str, Tensor]) -> int:

@@ -10,13 +10,16 @@ import torch
 from torch import Tensor, fx, nn
 
 from tersor.frontends.torch_export import trace
+from tersor.ir.errors import PassError
 from tersor.ir.program import Program
 from tersor.ir.quantization import INT8, Granularity, QuantType, Scheme
 from tersor.passes.compare import node_values
+from tersor.passes.manager import PassManager
 from tersor.passes.quantization.calibrate import Calibrate
 from tersor.passes.quantization.correct_bias import CorrectBias
 from tersor.passes.quantization.expected_inputs import Moments, clamped, expected_inputs
 from tersor.passes.quantization.insert_fake_quant import InsertFakeQuant
+from tersor.passes.quantization.quantize import Quantize
 from tersor.passes.rewriting.fold_batchnorm import FoldBatchNorm
 
 
@@ -115,3 +118,15 @@ def test_layers_without_batch_norms_are_left_alone() -> None:
     assert expected_inputs(program) == {}
     plain = Calibrate(batches)(InsertFakeQuant(INT8)(program))
     assert CorrectBias(expected={}).run(plain.copy()).modified is False
+
+
+@pytest.mark.parametrize("options", [{"equalize": True}, {"smooth": True}])
+def test_channels_that_were_scaled_since_are_refused(options: dict[str, bool]) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 4))
+    batches = [torch.randn(32, 8) * torch.tensor([100.0] + [1.0] * 7) for _ in range(2)]
+    program = trace(model, (batches[0],))
+    chosen = {"equalize": False, "smooth": False, **options}
+    step = Quantize(calibration=batches, equalize=chosen["equalize"], smooth=chosen["smooth"], correct_bias=False)
+    with pytest.raises(PassError, match="no longer say what layers read"):
+        PassManager([step, CorrectBias(expected=expected_inputs(program))]).run(program)

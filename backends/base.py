@@ -24,7 +24,11 @@ from .clock import Clock
 
 @dataclass(frozen=True)
 class Unsupported:
-    """Why a target does not take a node, and what to do about it."""
+    """Why a target does not take a node, and what to do about it.
+
+    node: its name. operator: without namespace, as `conv2d`. reason: what the target lacks. hint: what to try.
+    origin: its place in the user's model.
+    """
 
     node: str
     operator: str
@@ -44,7 +48,11 @@ class Unsupported:
 
 @dataclass(frozen=True)
 class AuditRow:
-    """How one node runs on the target: `precision` is `int8`, `float32`, ...; `reason` says why where it is float."""
+    """How one node runs on the target.
+
+    node: its name in the program. operator: without namespace, as `conv2d`. precision: `int8`, `float32`, ...
+    macs: its multiply-accumulates. reason: why it is float, where it is.
+    """
 
     node: str
     operator: str
@@ -55,7 +63,10 @@ class AuditRow:
 
 @dataclass(frozen=True)
 class LoweringReport:
-    """What lowering says of its result: each node's precision, file sizes in bytes, and notes."""
+    """What lowering says of its result.
+
+    target: by name. audit: a row for each node that does work. files: sizes in bytes by name. notes: for people.
+    """
 
     target: str
     audit: tuple[AuditRow, ...] = ()

@@ -20,7 +20,10 @@ _FORMAT = 1
 
 
 def write_manifest(folder: Path, signature: Signature, report: LoweringReport, files: Sequence[Path]) -> None:
-    """Write the manifest of these files, which stand in the folder. It is written last, and takes its name at once."""
+    """Write the manifest of these files, which stand in the folder, beside the signature and the report.
+
+    It is written last, and takes its name at once.
+    """
     document = {
         "format": _FORMAT,
         "target": report.target,
@@ -34,7 +37,7 @@ def write_manifest(folder: Path, signature: Signature, report: LoweringReport, f
 
 
 def read_manifest(folder: Path, target: str) -> tuple[Signature, LoweringReport]:
-    """Read the manifest of a target's artifact, and check its files.
+    """Read the manifest of a target's artifact in a folder, and check its files.
 
     Raises ArchiveError where it is missing, damaged, of another target or a newer version, or a file differs from
     what was written.

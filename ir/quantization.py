@@ -36,6 +36,10 @@ class QuantType:
 
     Values are stored as signed integers. A symmetric type has zero point 0 and leaves out the most negative value, so
     that it is [-127, 127] at 8 bits and a product of two values always fits; an asymmetric one is [-128, 127].
+
+    bits: 2 to 8. symmetric: with zero point 0. granularity: one scale a tensor or one a channel, which is symmetric.
+
+    Raises ValueError on other bits, and on an asymmetric grid a channel.
     """
 
     bits: int = 8
@@ -65,7 +69,10 @@ class QuantType:
 
 @dataclass(frozen=True)
 class Scheme:
-    """What `Quantize` puts on activations and on weights."""
+    """What `Quantize` puts values on.
+
+    activation: per tensor. weight: symmetric. Raises ValueError on others: integer kernels take nothing else.
+    """
 
     activation: QuantType = QuantType(8, symmetric=False)
     weight: QuantType = QuantType(8, symmetric=True, granularity=Granularity.PER_CHANNEL)

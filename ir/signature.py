@@ -47,7 +47,8 @@ class Signature:
     """Inputs (positional and keyword), outputs, and the ranges of the dynamic dimensions.
 
     `args` nests the positional inputs, `kwargs` the keyword inputs; `parameters` are the names of the positional ones
-    in the model's own `forward`, so that a call may give any of them by name.
+    in the model's own `forward`, so that a call may give any of them by name. `dims` has the range of each dynamic
+    dimension by its name.
     """
 
     inputs: tuple[TensorSpec, ...]

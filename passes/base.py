@@ -30,7 +30,10 @@ class Promise(enum.Enum):
 
 @dataclass(frozen=True)
 class PassResult:
-    """What a pass returns: the program (the one given, or a new one), whether it changed, and notes for the report."""
+    """What a pass returns.
+
+    program: the one given, or a new one. modified: whether anything changed. notes: sentences for the report.
+    """
 
     program: Program
     modified: bool

@@ -97,7 +97,10 @@ class Report:
 
 @dataclass(frozen=True)
 class PipelineResult:
-    """What `PassManager.run` returns."""
+    """What `PassManager.run` returns.
+
+    program: what came out. report: a row a pass.
+    """
 
     program: Program
     report: Report

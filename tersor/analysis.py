@@ -60,7 +60,10 @@ class NodeAnalysis:
 
 @dataclass(frozen=True)
 class Analysis:
-    """Every quantized node, in graph order, and the SQNR in dB of the whole program's outputs."""
+    """How a quantized program differs from its reference.
+
+    name: of the program. sqnr: in dB, of all outputs together. rows: every quantized node, in graph order.
+    """
 
     name: str
     sqnr: float

@@ -58,7 +58,7 @@ def latency_table(
     """Measure what a program's products cost on a target, each at some sizes, for `Latency(share, table)`.
 
     It takes about `seconds` and a lowering for every product and size: half a minute for a small network. Products that
-    are alike are measured once.
+    are alike are measured once. threads: of the target's runtime, where it has such a thing; None leaves it to that.
     """
     return LatencyTable.measure(program, TargetClock(resolve(target), seconds, threads))
 

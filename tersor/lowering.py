@@ -25,12 +25,12 @@ _LISTED = 8
 
 
 def load(path: str | Path) -> Program:
-    """Read a program that `Program.save` wrote. Raises ArchiveError; no code from the file is run."""
+    """Read the program that `Program.save` wrote to `path`. Raises ArchiveError; no code from the file is run."""
     return Program.load(path)
 
 
 def load_onnx(path: str | Path) -> Program:
-    """Import an ONNX model onto the operators that `trace` gives.
+    """Import the ONNX model at `path` onto the operators that `trace` gives.
 
     Trainable initializers become parameters; names and dynamic dimensions are kept; QuantizeLinear and DequantizeLinear
     become fake-quantize. Raises TraceError or ArchiveError naming the file, and the node where there is one.

@@ -201,7 +201,10 @@ class BatchNormScale(Criterion):
 
 @dataclass(frozen=True)
 class Random(Criterion):
-    """Chance: what every other criterion has to beat."""
+    """Chance: what every other criterion has to beat.
+
+    seed: the same one gives the same numbers.
+    """
 
     comparable: ClassVar[bool] = True
 

@@ -48,7 +48,8 @@ class Member:
 class Group:
     """An axis whose indices can go one by one, each with its slice of every member.
 
-    name: the first parameter that it cuts. kind: what it stands for. found: the analysis that it comes from.
+    leaf: the axis. kind: what it stands for. members: the dimensions of parameters that have it; `name` is the first
+        such parameter. found: the analysis that it comes from.
     """
 
     leaf: Axis

@@ -84,7 +84,10 @@ LatencyModel = Callable[[Costs, Remaining], float]
 
 @dataclass(frozen=True)
 class Latency(Target):
-    """The share of time on a target, by a model of it: see `tersor.latency_table`, which measures one."""
+    """The share of time on a target.
+
+    table: a model of that time, from `tersor.latency_table`, which measures one.
+    """
 
     what: ClassVar[str] = "latency"
 

@@ -38,7 +38,7 @@ class AWQ(Pass):
     (see `migration`), so that it costs no time.
 
     batches: as for `Calibrate`; the first `count` are read. scheme: the blocks that weights will be rounded in.
-    skip: as for `InsertFakeQuant`.
+    alphas: those tried, beside doing nothing. skip: as for `InsertFakeQuant`.
 
     Raises CalibrationError where data is missing, empty or not finite.
     """

@@ -44,8 +44,8 @@ class Precision(enum.Enum):
 class PrecisionPlan:
     """The precision of each layer with a weight, by the name of its node in the canonical program.
 
-    sqnr: the SQNR of the outputs that was predicted, in dB. cost, float_cost: predicted for the plan and for float, in
-    `unit`. notes: what is written beside a layer.
+    layers: precision by layer. sqnr: the SQNR of the outputs that was predicted, in dB. cost, float_cost: predicted for
+        the plan and for float, in `unit`. notes: what is written beside a layer.
     """
 
     layers: Mapping[str, Precision]

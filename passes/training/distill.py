@@ -43,6 +43,7 @@ class Distillation:
     output: which of the flat outputs holds the logits.
     attention: modules whose attention maps are to be alike; hints: whose outputs are, after a projection that is
         learned; relations: in whose outputs samples are to lie alike; of the logits where `relate_logits`.
+    attention_weight, hint_weight, relation_weight: what each of these counts in the loss.
     cache_megabytes: memory for the teacher's answers, which are then computed once a sample; 0 for none.
     """
 

@@ -69,7 +69,7 @@ def unknown_module(path: str, known: Iterable[str]) -> TrainingError:
 
 
 def suggest_pairs(student: Program, teacher: Program | nn.Module) -> tuple[Pair, ...]:
-    """Pairs of the modules that have one name in both, and outputs of as many dimensions.
+    """Pairs of the modules that have one name in student and teacher, and outputs of as many dimensions.
 
     Of a list of layers these are the layers, as `blocks.0`, `blocks.1`; elsewhere the outermost modules.
     """

@@ -14,7 +14,7 @@ from tersor.ir.errors import TrainingError
 
 
 class Optimizer(enum.Enum):
-    """The update rule. SGD has momentum 0.9 and Nesterov's step; Adam and AdamW have torch's defaults."""
+    """The update rule. SGD: momentum 0.9 and Nesterov's step. ADAM, ADAMW: with torch's defaults."""
 
     SGD = "sgd"
     ADAM = "adam"
@@ -35,7 +35,10 @@ class Schedule(enum.Enum):
 
 
 class Precision(enum.Enum):
-    """The type that operators compute in while training; parameters stay float32."""
+    """The type that operators compute in while training; parameters stay float32.
+
+    FLOAT32: as they are. BFLOAT16: wide range, no scaling of the loss. FLOAT16: on a GPU alone, with gradients scaled.
+    """
 
     FLOAT32 = "float32"
     BFLOAT16 = "bfloat16"
@@ -43,7 +46,7 @@ class Precision(enum.Enum):
 
 
 class Better(enum.Enum):
-    """Whether a metric is to grow (accuracy) or to shrink (bits per byte, error)."""
+    """Which way a metric is to go. HIGHER: as accuracy. LOWER: as bits per byte, or an error."""
 
     HIGHER = "higher"
     LOWER = "lower"
@@ -59,8 +62,8 @@ class Training:
 
     epochs: how often the batches are read; steps: how many updates, which wins where both are given.
     optimizer: a rule, or a function from parameter groups to a torch optimizer.
-    learning_rate: the peak; warmup: the share of the steps that lead up to it; final: what is left at the end, as a
-        share of the peak, under LINEAR and COSINE.
+    learning_rate: the peak; schedule: see `Schedule`; warmup: the share of the steps that lead up to it; final: what is
+        left at the end, as a share of the peak, under LINEAR and COSINE.
     weight_decay: for tensors of two dimensions and more; biases and norms have none.
     clip_norm: the largest norm of all gradients together.
     accumulate: how many batches make one step.

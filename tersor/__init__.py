@@ -72,6 +72,7 @@ from .analysis import Analysis, analyze
 from .latency import latency_table
 from .lowering import compress, load, load_onnx, lower
 from .precision_search import LayerLatency, WeightBytes, search_precision
+from .sweeps import Grid, Sweep, sweep
 
 __version__ = "0.1.0"
 
@@ -113,6 +114,7 @@ __all__ = [
     "FoldBatchNorm",
     "GeometricMedian",
     "Gradually",
+    "Grid",
     "Group",
     "InsertFakeQuant",
     "Kind",
@@ -157,6 +159,7 @@ __all__ = [
     "SparseGPT",
     "Sparsify",
     "Stage",
+    "Sweep",
     "Taylor",
     "TersorError",
     "TrainQuantized",
@@ -179,6 +182,7 @@ __all__ = [
     "read_manifest",
     "search_precision",
     "suggest_pairs",
+    "sweep",
     "trace",
     "write_manifest",
 ]

@@ -63,8 +63,12 @@ def load_recipe(where: str | Path, calibration: Iterable[Any] | None = None) -> 
 
     Raises RecipeError where the file is missing or malformed, or a pass, option or value is not known.
     """
-    path = recipe_file(where)
-    return build_passes(_read(path), calibration, str(path))
+    return build_passes(read_recipe(where), calibration, str(recipe_file(where)))
+
+
+def read_recipe(where: str | Path) -> Any:
+    """What a recipe's file holds, its passes not yet built. Raises RecipeError where it cannot be read."""
+    return _read(recipe_file(where))
 
 
 def recipe_file(where: str | Path) -> Path:

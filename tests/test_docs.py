@@ -16,6 +16,8 @@ import yaml
 
 from tersor.cli import cli
 from tersor.recipe import build_passes
+from tersor.sweeps.settings import check, settings_of
+from tersor.sweeps.sweep_file import sweep_from
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted(path for path in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")] if path.is_file())
@@ -76,7 +78,11 @@ def test_commands_parse() -> None:
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_recipes_are_well_formed(page: Path) -> None:
     for block in blocks(page, "yaml", "toml"):
-        assert build_passes(yaml.safe_load(block.text) if block.language == "yaml" else tomli.loads(block.text))
+        data = yaml.safe_load(block.text) if block.language == "yaml" else tomli.loads(block.text)
+        if "grid" in data:
+            check(settings_of(sweep_from(data, name_of(page)).tries), data=True)
+        else:
+            assert build_passes(data)
 
 
 def anchors(page: Path) -> set[str]:

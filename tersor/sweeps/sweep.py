@@ -65,6 +65,7 @@ def sweep(
         `latency_ms`; the latency where it is measured, else the bytes.
     executor: any of concurrent.futures, whose workers see the folder `out`; else `workers` processes of this machine.
     keep: leave each try's program and artifact in `out/points/KEY`. seconds: for each latency.
+    progress: show a progress bar; None shows it where stderr is a terminal.
 
     Raises RecipeError where something is not known or cannot be sent to a worker, before anything runs; OSError where
     the folder cannot be written. A try that fails is a row with its error.

@@ -28,7 +28,11 @@ _LONGEST, _WIDE = 160, 120
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep's tries that are finished, in the order in which they were given; `definition` lists them all."""
+    """What came of a sweep.
+
+    definition: all its tries. rows: those that are finished, in the order in which they were given. folder: where it
+    stands.
+    """
 
     definition: Definition
     rows: tuple[Outcome, ...]

@@ -82,8 +82,10 @@ def example_page(path: Path) -> str:
     """An example as a page: what it says of itself, how to run it, its text."""
     text = path.read_text(encoding="utf-8")
     summary = ast.get_docstring(ast.parse(text)) or ""
+    said, _, usage = summary.partition("python -m ")
     title = path.stem.replace("_", " ").capitalize()
-    return f"# {title}\n\n{summary}\n\n```shell\npython -m examples.{path.stem}\n```\n\n```python\n{text}```\n"
+    command = f"python -m {usage.strip() or f'examples.{path.stem}'}"
+    return f"# {title}\n\n{said.strip()}\n\n```shell\n{command}\n```\n\n```python\n{text}```\n"
 
 
 def expanded(nav: Any, pages: list[str]) -> Any:

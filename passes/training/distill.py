@@ -18,6 +18,7 @@ from tersor.ir.stage import Stage
 from ..base import Pass, PassResult, Promise
 from .batches import Split
 from .distillation_losses import attention_transfer, hint, relations, soft_labels
+from .events import At, require_same_stage
 from .features import Pair, output_of
 from .finetune import for_epochs, metric_name
 from .loop import fit
@@ -169,8 +170,8 @@ def _random(shape: tuple[int, int], generator: torch.Generator) -> Tensor:
 class Distill(Pass):
     """Train a program to do as a teacher does.
 
-    batches, loss, epochs, training, metric, validation, better, freeze: see `Finetune`; without a loss, batches need no
-        targets, and the teacher is all that the student learns from.
+    batches, loss, epochs, training, metric, validation, better, freeze, freeze_batch_norm, events: see `Finetune`;
+        without a loss, batches need no targets, and the teacher is all that the student learns from.
     distillation: the teacher, and what is learned from it.
 
     Raises TrainingError where data is missing, student and teacher do not fit, or a module is not known.
@@ -188,14 +189,20 @@ class Distill(Pass):
     validation: Iterable[Any] | None = None
     better: Better = Better.HIGHER
     freeze: tuple[str, ...] = ()
+    freeze_batch_norm: float = 1.0
+    events: tuple[At, ...] = ()
+
+    def __post_init__(self) -> None:
+        require_same_stage(self.events)
 
     def run(self, program: Program) -> PassResult:
         """Train, and return the program with its new tensors."""
         if self.batches is None:
             raise TrainingError("training data is missing", hint="Distill(batches, loss, Distillation(teacher))")
-        settings = Settings(self.loss, self.metric, self.validation, freeze=self.freeze)
+        settings = Settings(self.loss, self.metric, self.validation, self.freeze, self.freeze_batch_norm, self.events)
         options = for_epochs(self.training, self.epochs)
         task = ProgramTask(program, settings, Distiller(self.distillation, program), options)
         task.what = "distill"
         outcome = fit(task, self.batches, options, self.better)
-        return PassResult(task.result(), True, (str(self.distillation), *outcome.notes(metric_name(self.metric))))
+        notes = (str(self.distillation), *task.agenda.notes, *outcome.notes(metric_name(self.metric)))
+        return PassResult(task.result(), True, notes)

@@ -32,6 +32,15 @@ class At:
         return f"{self.step.name} at {self.when}"
 
 
+def require_same_stage(events: Sequence[At]) -> None:
+    """Raises TrainingError for a pass that leads to another stage, which only `TrainQuantized` says that it gives."""
+    for event in events:
+        if any(step.gives is not None for step in event.step.expand()):
+            raise TrainingError(
+                f"{event} leads to another stage", hint="TrainQuantized(events=...) quantizes on the way"
+            )
+
+
 class Agenda:
     """What is still to run, in order; the passes go through a pass manager, so each one's contract is checked."""
 

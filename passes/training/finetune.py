@@ -12,6 +12,7 @@ from tersor.ir.program import Program
 from tersor.ir.stage import Stage
 
 from ..base import Pass, PassResult, Promise
+from .events import At, require_same_stage
 from .loop import fit
 from .options import Better, Training
 from .program_task import Loss, Metric, ProgramTask, Settings
@@ -27,7 +28,8 @@ class Finetune(Pass):
     training: how long and how fast (see `Training`).
     metric: `metric(outputs, *targets)` on `validation`, batches of the same form; `better`: which way it is to go.
     freeze: regular expressions of parameter names that are not trained.
-    freeze_batch_norm: keep to the running statistics.
+    freeze_batch_norm: the share of the run from which batch norms keep to their running statistics; 0 for all of it.
+    events: other passes in the middle of the run, such as pruning in steps (see `At`).
 
     Raises TrainingError where data or loss is missing or does not fit, or the loss stops being finite.
     """
@@ -43,24 +45,22 @@ class Finetune(Pass):
     validation: Iterable[Any] | None = None
     better: Better = Better.HIGHER
     freeze: tuple[str, ...] = ()
-    freeze_batch_norm: bool = False
+    freeze_batch_norm: float = 1.0
+    events: tuple[At, ...] = ()
+
+    def __post_init__(self) -> None:
+        require_same_stage(self.events)
 
     def run(self, program: Program) -> PassResult:
         """Train, and return the program with its new tensors."""
         if self.batches is None or self.loss is None:
             missing = "training data" if self.batches is None else "a loss"
             raise TrainingError(f"{missing} is missing", hint="Finetune(batches, loss)")
-        settings = Settings(
-            self.loss,
-            self.metric,
-            self.validation,
-            freeze=self.freeze,
-            freeze_batch_norm=0.0 if self.freeze_batch_norm else 1.0,
-        )
+        settings = Settings(self.loss, self.metric, self.validation, self.freeze, self.freeze_batch_norm, self.events)
         options = for_epochs(self.training, self.epochs)
         task = ProgramTask(program, settings, options=options)
         outcome = fit(task, self.batches, options, self.better)
-        return PassResult(task.result(), True, outcome.notes(metric_name(self.metric)))
+        return PassResult(task.result(), True, (*task.agenda.notes, *outcome.notes(metric_name(self.metric))))
 
 
 def for_epochs(training: Training, epochs: int | None) -> Training:

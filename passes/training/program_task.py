@@ -78,6 +78,12 @@ class Settings:
             raise TrainingError("a metric needs validation data", hint="validation=batches")
         if self.validation is not None:
             require_again(self.validation, "validation data")
+        share = self.freeze_batch_norm
+        if isinstance(share, bool) or not 0 <= share <= 1:
+            hint = "0 freezes batch norms for all of the run, 1 never does"
+            raise TrainingError(
+                "freeze_batch_norm is out of range", expected="a share in [0, 1]", found=share, hint=hint
+            )
 
 
 class ProgramTask(Task):

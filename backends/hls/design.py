@@ -9,22 +9,29 @@ from functools import cached_property
 
 from .graph import (
     Concat,
+    Constant,
     Depthwise,
     Graph,
     Layer,
     MatrixVector,
+    MaxPool,
     Port,
+    Reorder,
+    Select,
     Stream,
-    Subsample,
+    SumPool,
     Window,
     count_sparse_steps,
     sparse_steps,
 )
+from .orders import run_lanes
 
 
 @dataclass(frozen=True)
 class Fold:
     """How much of a layer is computed in one cycle: `pe` outputs, each from `simd` inputs.
+
+    A window generator reads `pe` values and sends those of `simd` taps together.
 
     streamed: whether a matrix-vector unit reads its weights from memory outside the chip. fabric: whether its products
     are made from look-up tables, not from multipliers.
@@ -108,24 +115,74 @@ class Design:
         return (*(wire for _, wire in self.inputs), *(wire for process in self.processes for wire in process.writes))
 
 
-def choices(layer: Layer) -> tuple[int, int]:
-    """What `pe` and what `simd` have to divide; `simd` of a layer that has none divides 1."""
+@dataclass(frozen=True)
+class Choices:
+    """The numbers that `pe` and `simd` of a layer may be, in order."""
+
+    pe: tuple[int, ...]
+    simd: tuple[int, ...]
+
+
+def divisors(number: int) -> list[int]:
+    """The divisors of a number, in order."""
+    small = [i for i in range(1, math.isqrt(number) + 1) if number % i == 0]
+    return sorted({*small, *(number // i for i in small)})
+
+
+def choices(layer: Layer) -> Choices:
+    """What the fold of a layer may be.
+
+    Behind a window generator, inputs are channels of one tap, or all channels of several taps; a layer that works on
+    each channel by itself takes one tap or all.
+    """
     if isinstance(layer, MatrixVector):
-        behind_window = layer.x.side or layer.x.channels == layer.weight.shape[1]
-        return layer.weight.shape[0], layer.x.channels if behind_window else layer.weight.shape[1]
+        rows, columns = layer.weight.shape
+        inputs = divisors(layer.x.channels)
+        return Choices(
+            tuple(divisors(rows)),
+            tuple(inputs + [layer.x.channels * d for d in divisors(columns // layer.x.channels)[1:]]),
+        )
+    if isinstance(layer, Depthwise | MaxPool | SumPool):
+        return Choices(tuple(divisors(layer.x.channels)), tuple(sorted({1, taps_of(layer)})))
+    return Choices(tuple(divisors(_widest(layer))), (1,))
+
+
+def _widest(layer: Layer) -> int:
+    """The most values that a layer without weights may take at once."""
     if isinstance(layer, Concat):
-        return math.gcd(*(stream.count // layer.y.pixels for stream in layer.reads)), 1
-    return layer.x.channels, 1
+        return math.gcd(*(stream.count // layer.rounds for stream in layer.reads))
+    if isinstance(layer, Select):
+        return layer.masks.lanes
+    if isinstance(layer, Constant):
+        return layer.y.channels
+    return run_lanes(layer.sequence, layer.x.count) if isinstance(layer, Reorder) else layer.x.channels
+
+
+def taps_of(layer: Depthwise | MaxPool | SumPool) -> int:
+    """How many values of each channel one result takes; one tap alone where no window generator sends them."""
+    taps: int = layer.weight.shape[1] if isinstance(layer, Depthwise) else layer.taps
+    return taps
 
 
 def follows(layer: Layer) -> bool:
     """Whether a layer has no folding of its own and sends as its reader takes."""
-    return isinstance(layer, Window | Subsample)
+    return isinstance(layer, Window)
 
 
 def lanes_in(layer: Layer, fold: Fold) -> int:
     """How many values a layer takes from each stream in one cycle."""
-    return fold.simd if isinstance(layer, MatrixVector) else fold.pe
+    if isinstance(layer, MatrixVector):
+        return fold.simd
+    return fold.pe * fold.simd if isinstance(layer, Depthwise | MaxPool | SumPool) else fold.pe
+
+
+def window_fold(window: Window, reader: Layer, fold: Fold) -> Fold:
+    """That of a window generator: one tap of as many channels as the reader takes; all taps where it takes several."""
+    taps = window.geometry.taps
+    if not isinstance(reader, MatrixVector):
+        return Fold(fold.pe, fold.simd)
+    channels = window.x.channels
+    return Fold(fold.simd) if fold.simd < channels or taps == 1 else Fold(channels, taps if fold.simd > channels else 1)
 
 
 def design(graph: Graph, folds: Mapping[str, Fold]) -> Design:
@@ -133,10 +190,9 @@ def design(graph: Graph, folds: Mapping[str, Fold]) -> Design:
     every = dict(folds)
     readers = {stream.name: layer for layer in graph.layers for stream in layer.reads}
     for layer in reversed(graph.layers):
-        if follows(layer):
+        if isinstance(layer, Window):
             reader = readers[layer.y.name]
-            lanes = lanes_in(reader, every[reader.name])
-            every[layer.name] = Fold(lanes, 1)
+            every[layer.name] = window_fold(layer, reader, every[reader.name])
     written: dict[str, Wire] = {}
     processes: list[Process] = []
     inputs = []
@@ -153,7 +209,8 @@ def design(graph: Graph, folds: Mapping[str, Fold]) -> Design:
             if wire.lanes != lanes:
                 wire = _converted(wire, lanes, processes)
             reads.append(wire)
-        writes = tuple(Wire(stream, fold.pe) for stream in layer.writes)
+        together = fold.pe * fold.simd if isinstance(layer, Window) else fold.pe
+        writes = tuple(Wire(stream, together) for stream in layer.writes)
         written.update((wire.stream.name, wire) for wire in writes)
         processes.append(Process(layer.name, layer, fold, tuple(reads), writes))
     outputs = tuple((port, written[port.stream.name]) for port in graph.outputs)
@@ -172,5 +229,4 @@ def is_unrolled(process: Process) -> bool:
     if not isinstance(process.layer, MatrixVector | Depthwise):
         return False
     rows, columns = process.layer.weight.shape
-    simd = process.fold.simd if isinstance(process.layer, MatrixVector) else 1
-    return bool(process.fold.pe == rows and simd == columns)
+    return bool(process.fold.pe == rows and process.fold.simd == columns)

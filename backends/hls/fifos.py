@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from .design import Design, Process
-from .graph import MatrixVector, Subsample, Window
-from .schedule import fill, last_pixel, stride_lines, turns
+from .graph import MatrixVector, Select, Window
+from .schedule import fill, is_parallel, last_pixel, room, stride_lines, turns
 from .simulate import UNBOUNDED, Timing, simulate
 
 SHALLOW = 2
@@ -30,11 +30,12 @@ def size_fifos(design: Design) -> Fifos:
 
     A branch waits at a join for the other, so its FIFO holds what the other has in flight. A window generator takes the
     first lines of a frame at once, so a FIFO in front of it lets what is before it run on between frames. What drops
-    pixels sends a row of them at once, and then none. A matrix-vector unit takes a vector at once, and then none while
+    pixels sends a row of them at once, and then none; what works in bursts is given room for what comes meanwhile. A
+    matrix-vector unit takes a vector at once, and then none while
     it computes. With depths of what was held at most, no write has to wait that did not before: the schedule is the
     same, so there is no deadlock; the second simulation shows it.
     """
-    generous = dict.fromkeys(_joins(design), UNBOUNDED)
+    generous, pace = dict.fromkeys(_joins(design), UNBOUNDED), interval(design)
     for process in design.processes:
         if isinstance(process.layer, Window):
             name = process.reads[0].stream.name
@@ -42,15 +43,18 @@ def size_fifos(design: Design) -> Fifos:
         if isinstance(process.layer, MatrixVector) and not process.layer.x.side:
             wire = process.reads[0]
             generous.setdefault(wire.stream.name, wire.beats // process.layer.pixels + SHALLOW)
-        if isinstance(process.layer, Subsample):
+        if isinstance(process.layer, Select):
             wire = process.writes[0]
-            generous.setdefault(wire.stream.name, wire.beats // process.layer.geometry.out[0] + SHALLOW)
+            rows = int(process.layer.masks.rows.sum())
+            generous.setdefault(wire.stream.name, wire.beats // rows + SHALLOW)
+        for name, beats in room(process, pace).items():
+            generous[name] = max(generous.get(name, 0), beats + SHALLOW)
     first = simulate(design, generous)
     depths = {
         wire.stream.name: max(SHALLOW, first.occupancy[wire.stream.name] if wire.stream.name in generous else SHALLOW)
         for wire in design.wires
     }
-    return Fifos(depths, simulate(design, depths), interval(design))
+    return Fifos(depths, simulate(design, depths), pace)
 
 
 def interval(design: Design) -> int:
@@ -64,8 +68,8 @@ def _waits(process: Process, before: Mapping[str, Process]) -> int:
 
     The generator fills its lines while the unit is still busy with the last pixel of the frame before.
     """
-    source = before.get(process.reads[0].stream.name)
-    if source is None or not isinstance(source.layer, Window) or turns(process) < turns(source):
+    source = before.get(process.reads[0].stream.name) if process.reads else None
+    if source is None or not isinstance(source.layer, Window) or is_parallel(source) or turns(process) < turns(source):
         return 0
     return max(0, fill(source) - last_pixel(process))
 

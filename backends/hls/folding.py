@@ -11,7 +11,7 @@ from typing import Any
 
 from tersor.ir.errors import LoweringError
 
-from .design import Design, Fold, choices, design, follows, sparse_cycles
+from .design import Design, Fold, choices, design, follows, lanes_in, sparse_cycles
 from .fifos import interval
 from .graph import Depthwise, Geometry, Graph, Layer, MatrixVector, Window, count_sparse_steps, weight_bits
 from .parts import USABLE, Part
@@ -87,7 +87,7 @@ def fold_for(graph: Graph, cycles: int | None, part: Part) -> Choice:
     folds = {}
     for layer in graph.layers:
         if not follows(layer):
-            geometry = windows[layer.x.name].geometry if layer.x.name in windows else None
+            geometry = _geometry(layer, windows)
             quick = cycles is not None and not isinstance(layer, MatrixVector | Depthwise)
             folds[layer.name] = _least(layer, geometry, max(cycles // _SLACK, 1) if quick and cycles else cycles)
     return _fitted(graph, folds, part)
@@ -138,16 +138,10 @@ def _streamed(graph: Graph, folds: dict[str, Fold], part: Part, found: Choice) -
 # -- one layer -------------------------------------------------------------------------------------------------------
 
 
-def divisors(number: int) -> list[int]:
-    """The divisors of a number, in order."""
-    small = [i for i in range(1, math.isqrt(number) + 1) if number % i == 0]
-    return sorted({*small, *(number // i for i in small)})
-
-
 def _pairs(layer: Layer) -> list[tuple[int, int]]:
     """The folds of a layer, the least parallel first; of equal ones those with more inputs, which share a sum."""
-    rows, columns = choices(layer)
-    every = [(pe, simd) for pe in divisors(rows) for simd in divisors(columns)]
+    found = choices(layer)
+    every = [(pe, simd) for pe in found.pe for simd in found.simd]
     return sorted(every, key=lambda pair: (pair[0] * pair[1], -pair[1]))
 
 
@@ -166,10 +160,10 @@ def _turns(layer: Layer, geometry: Geometry | None, pe: int, simd: int, wanted: 
 
     A static schedule is looked at only where more than `wanted` are taken without.
     """
-    lanes = simd if isinstance(layer, MatrixVector) else pe
-    behind = _window_turns(geometry, layer.x.channels // lanes) if geometry else 0
+    behind = _window_turns(geometry, layer, pe, simd) if geometry else 0
     if not isinstance(layer, MatrixVector):
-        return max(behind, *(stream.count // pe for stream in (*layer.reads, *layer.writes)))
+        sent = max(stream.count // pe for stream in layer.writes)
+        return max(behind, sent, *(stream.count // lanes_in(layer, Fold(pe, simd)) for stream in layer.reads))
     rows, columns = layer.weight.shape
     own: int = layer.pixels * (rows // pe) * (columns // simd)
     if own > wanted:
@@ -177,8 +171,18 @@ def _turns(layer: Layer, geometry: Geometry | None, pe: int, simd: int, wanted: 
     return max(own, behind)
 
 
-def _window_turns(g: Geometry, folds: int) -> int:
-    return (g.lines * g.plane[1] + g.out[0] * max(g.out[1] * g.taps, g.stride[0] * g.plane[1])) * folds
+def _window_turns(g: Geometry, reader: Layer, pe: int, simd: int) -> int:
+    taken = lanes_in(reader, Fold(pe, simd))
+    channels = reader.x.channels
+    if taken > channels or (not isinstance(reader, MatrixVector) and simd > 1):
+        return math.prod(g.padded) * (1 if isinstance(reader, MatrixVector) else channels // pe)
+    return (g.lines * g.plane[1] + g.out[0] * max(g.out[1] * g.taps, g.stride[0] * g.plane[1])) * (channels // taken)
+
+
+def _geometry(layer: Layer, windows: Mapping[str, Window]) -> Geometry | None:
+    """That of the window generator in front of a layer."""
+    source = windows.get(layer.reads[0].name) if layer.reads else None
+    return None if source is None else source.geometry
 
 
 def _targets(graph: Graph, most: int) -> set[int]:
@@ -186,8 +190,8 @@ def _targets(graph: Graph, most: int) -> set[int]:
     windows = {layer.y.name: layer for layer in graph.layers if isinstance(layer, Window)}
     found = {most}
     for layer in graph.layers:
-        if isinstance(layer, MatrixVector) or layer.x.side:
-            geometry = windows[layer.x.name].geometry if layer.x.name in windows else None
+        if isinstance(layer, MatrixVector) or _geometry(layer, windows):
+            geometry = _geometry(layer, windows)
             found |= {_turns(layer, geometry, *pair, wanted=most) for pair in _pairs(layer)}
     return {target for target in found if target <= most}
 
@@ -223,12 +227,12 @@ def _taken(resources: Resources) -> str:
 
 
 def to_json(made: Design) -> str:
-    """`folding.json`: each layer's fold, and what its numbers have to divide."""
+    """`folding.json`: each layer's fold, and what its numbers may be."""
     layers = {}
     for layer in made.graph.layers:
         if not follows(layer):
-            rows, columns = choices(layer)
-            layers[layer.name] = {**asdict(made.folds[layer.name]), "pe_divides": rows, "simd_divides": columns}
+            legal = choices(layer)
+            layers[layer.name] = {**asdict(made.folds[layer.name]), "pe_may_be": legal.pe, "simd_may_be": legal.simd}
     return json.dumps({"format": _FORMAT, "layers": layers}, indent=1)
 
 
@@ -255,22 +259,22 @@ def _checked(graph: Graph, path: Path, rows: Mapping[str, Mapping[str, Any]]) ->
     if unknown := sorted(set(rows) - set(layers)):
         raise LoweringError(f"{path} names a layer that the model does not have", found=unknown[0])
     for name, layer in layers.items():
-        limits = dict(zip(("pe", "simd"), choices(layer), strict=True))
-        values = {kind: _divisor(layer, kind, limits[kind], rows[name].get(kind, 1)) for kind in limits}
+        legal = choices(layer)
+        pe, simd = (_legal(layer, kind, getattr(legal, kind), rows[name].get(kind, 1)) for kind in ("pe", "simd"))
         flags = {kind: rows[name].get(kind, False) is True for kind in ("streamed", "fabric")}
         if flags["streamed"] and not isinstance(layer, MatrixVector):
             raise LoweringError("only matrix-vector units stream weights", node=layer.node, found=name)
-        yield name, Fold(values["pe"], values["simd"], **flags)
+        yield name, Fold(pe, simd, **flags)
 
 
-def _divisor(layer: Layer, kind: str, limit: int, value: Any) -> int:
-    if isinstance(value, int) and value > 0 and limit % value == 0:
+def _legal(layer: Layer, kind: str, legal: tuple[int, ...], value: Any) -> int:
+    if isinstance(value, int) and not isinstance(value, bool) and value in legal:
         return value
-    near = min(divisors(limit), key=lambda choice: abs(choice - value)) if isinstance(value, int) else 1
+    near = min(legal, key=lambda choice: abs(choice - value)) if isinstance(value, int) else legal[0]
     raise LoweringError(
-        f"{layer.name}: {kind} does not divide",
+        f"{layer.name}: {kind} does not divide what it folds",
         node=layer.node,
-        expected=f"a divisor of {limit}",
+        expected=f"one of {', '.join(map(str, legal))}",
         found=value,
         hint=f"{kind} {near}",
     )

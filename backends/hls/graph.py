@@ -14,6 +14,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from .orders import Masks
 from .pair_sum import PairSum
 from .requantizer import Ints, Requantizer, signed_bits
 
@@ -70,7 +71,10 @@ class Layer:
 
 @dataclass(frozen=True)
 class Geometry:
-    """Kernel positions over an image: rows first, then columns; `out` is how many there are."""
+    """Kernel positions over an image: rows first, then columns; `out` is how many there are.
+
+    padding: rows above and columns to the left. Below and to the right it follows from `out`.
+    """
 
     plane: tuple[int, int]
     kernel: tuple[int, int]
@@ -87,13 +91,32 @@ class Geometry:
     @property
     def is_pointwise(self) -> bool:
         """Whether each position sees one pixel, without padding."""
-        return self.kernel == (1, 1) and self.padding == (0, 0)
+        inside = all(
+            (out - 1) * stride < size for out, stride, size in zip(self.out, self.stride, self.plane, strict=True)
+        )
+        return self.kernel == (1, 1) and self.padding == (0, 0) and inside
+
+    @property
+    def span(self) -> tuple[int, int]:
+        """Rows and columns from the first tap of a kernel to its last."""
+        rows, columns = ((k - 1) * d + 1 for k, d in zip(self.kernel, self.dilation, strict=True))
+        return rows, columns
+
+    @property
+    def padded(self) -> tuple[int, int]:
+        """Rows and columns that the kernel moves over, with padding, and with what no position sees."""
+        rows, columns = (
+            before + max(size, (out - 1) * stride - before + span)
+            for before, size, out, stride, span in zip(
+                self.padding, self.plane, self.out, self.stride, self.span, strict=True
+            )
+        )
+        return rows, columns
 
     @property
     def lines(self) -> int:
         """Lines that a window generator keeps: those of one row of windows, and those that the next needs besides."""
-        span = (self.kernel[0] - 1) * self.dilation[0] + 1
-        return min(self.plane[0], span + self.stride[0])
+        return min(self.plane[0], self.span[0] + self.stride[0])
 
 
 @dataclass(frozen=True)
@@ -108,12 +131,21 @@ class Window(Layer):
 
 
 @dataclass(frozen=True)
-class Subsample(Layer):
-    """Window generation for one tap: every so-manyth pixel."""
+class Select(Layer):
+    """Some rows, columns and channels of what comes."""
 
-    kind: ClassVar[str] = "subsample"
+    kind: ClassVar[str] = "select"
 
-    geometry: Geometry
+    masks: Masks
+
+
+@dataclass(frozen=True)
+class Reorder(Layer):
+    """What comes, in another order, as often as wanted. sequence int64[sent]: for each value sent, which that came."""
+
+    kind: ClassVar[str] = "reorder"
+
+    sequence: Ints
 
 
 @dataclass(frozen=True)
@@ -147,6 +179,15 @@ class Depthwise(Layer):
     bias: Ints
     requantizer: Requantizer | None
     acc: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Constant(Layer):
+    """The same values in every frame. values int64[count]: as they travel."""
+
+    kind: ClassVar[str] = "constant"
+
+    values: Ints
 
 
 @dataclass(frozen=True)
@@ -212,9 +253,11 @@ class Lookup(Layer):
 
 @dataclass(frozen=True)
 class Concat(Layer):
-    """The channels of two streams one after the other."""
+    """So many times a part of one stream, then a part of another: in each pixel the channels of both, for example."""
 
     kind: ClassVar[str] = "concat"
+
+    rounds: int
 
 
 @dataclass(frozen=True)
@@ -270,7 +313,9 @@ def with_forks(graph: Graph) -> Graph:
             forks[stream.name], pending[stream.name] = _forks(stream, readers[stream.name], taken)
     layers: list[Layer] = [fork for port in graph.inputs for fork in forks.get(port.stream.name, ())]
     for layer in graph.layers:
-        reads = tuple(pending[stream.name].pop(0) if stream.name in pending else stream for stream in layer.reads)
+        reads = tuple(
+            _copy(stream, pending[stream.name]) if stream.name in pending else stream for stream in layer.reads
+        )
         layers.append(replace(layer, reads=reads))
         layers += [fork for stream in layer.writes for fork in forks.get(stream.name, ())]
     outputs = tuple(
@@ -278,6 +323,11 @@ def with_forks(graph: Graph) -> Graph:
         for port in graph.outputs
     )
     return Graph(tuple(layers), graph.inputs, outputs)
+
+
+def _copy(stream: Stream, ends: list[Stream]) -> Stream:
+    """The next end of a chain of forks, divided into pixels as its reader has it."""
+    return replace(ends.pop(0), pixels=stream.pixels, channels=stream.channels)
 
 
 def _forks(stream: Stream, readers: int, taken: set[str]) -> tuple[list[Layer], list[Stream]]:

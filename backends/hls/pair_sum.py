@@ -78,6 +78,11 @@ class PairSum:
         return np.clip(steps + self.zero_point, self.quant_min, self.quant_max)
 
     @property
+    def largest(self) -> int:
+        """What no sum of int8 values passes on its way, in magnitude."""
+        return 128 * (abs(self.multiplier_a) + abs(self.multiplier_b)) + abs(self.offset)
+
+    @property
     def adders(self) -> int:
         """Adders of a circuit for these constants; a pair that is an exception is compared with, twice."""
         digits = signed_digits([self.multiplier_a, self.multiplier_b])

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
+from .arrays import wrapped
 from .design import Design, Process, Wire
-from .source import Code, code, wrapped
+from .source import Code, code
+from .storage import fifo_storage
 
 _HEADER = "// Written by tersor. Edit folding.json and lower again rather than this file.\n"
 _INT_MAX = 2**31 - 1
@@ -73,7 +75,10 @@ class Project:
             name = wire.stream.name
             if name not in ports:
                 lines.append(f'    hls::stream<{_beat(wire)}> {name}("{name}");')
-                lines.append(f"#pragma HLS STREAM variable = {name} depth = {self.depths.get(name, 2)}")
+                depth = self.depths.get(name, 2)
+                lines.append(f"#pragma HLS STREAM variable = {name} depth = {depth}")
+                storage = fifo_storage(depth).value
+                lines.append(f"#pragma HLS BIND_STORAGE variable = {name} type = fifo impl = {storage}")
         for process in self.design.processes:
             lines += ["", *_comment(process), *_call(process, self.codes[process.name])]
         return _HEADER + "\n".join([*lines, "}", ""])
@@ -87,7 +92,7 @@ class Project:
     def _layer(self, process: Process) -> str:
         found = self.codes[process.name]
         guard = f"TERSOR_LAYER_{process.name.upper()}_H"
-        of = process.layer.node if process.layer else process.reads[0].stream.node
+        of = process.layer.node if process.layer else process.writes[0].stream.node
         return "\n".join(
             [
                 f"{_HEADER}// {found.kernel} for %{of}.",
@@ -98,7 +103,9 @@ class Project:
                 "",
                 f"namespace {process.name} {{",
                 *_shape(found),
-                *(["", *found.constants] if found.constants else []),
+                *_constants(found),
+                "",
+                *_function(process, found),
                 f"}} // namespace {process.name}",
                 "",
                 "#endif",
@@ -223,13 +230,17 @@ class Project:
 
 
 def _beat(wire: Wire) -> str:
-    return f"beat<{wire.stream.bits}, {wire.lanes}> "
+    return f"beat<{wire.stream.bits}, {wire.lanes}>"
+
+
+def _size(wire: Wire) -> str:
+    return f"{wire.stream.pixels}x{wire.stream.channels} by {wire.lanes}"
 
 
 def _comment(process: Process) -> list[str]:
     """What a process is, for who reads the top function."""
-    x, y = process.reads[0], process.writes[0]
-    sizes = f"{x.stream.pixels}x{x.stream.channels} by {x.lanes} -> {y.stream.pixels}x{y.stream.channels} by {y.lanes}"
+    sides = [", ".join(_size(wire) for wire in wires) for wires in (process.reads, process.writes)]
+    sizes = " -> ".join(side for side in sides if side)
     what = f"%{process.layer.node}: {process.layer.kind}" if process.layer else "other lanes"
     return [f"    // {what}, {sizes}"]
 
@@ -245,10 +256,31 @@ def _shape(found: Code) -> list[str]:
     return [*lines, "};"]
 
 
+def _constants(found: Code) -> list[str]:
+    lists = [array.constant() for array in found.arrays]
+    return [line for lines in lists if lines for line in ("", *lines)]
+
+
+def _function(process: Process, found: Code) -> list[str]:
+    """The process: its memories, what its arrays are made from, and the call of its kernel."""
+    wires = [*process.reads, *process.writes]
+    names = [*_numbered("in", process.reads), *_numbered("out", process.writes)]
+    streams = [f"hls::stream<{_beat(wire)}> &{name}" for wire, name in zip(wires, names, strict=True)]
+    memories = [f"const {found.memory} *memory"] if found.memory else []
+    given = [array.name for array in found.arrays]
+    if found.memory:
+        given[0] = "memory"
+    head = wrapped(f"static void run({', '.join([*streams, *memories])}) {{", "")
+    body = [line for array in found.arrays for line in array.inside()]
+    return [*head, *body, *wrapped(f"{found.kernel}<shape>({', '.join([*names, *given])});"), "}"]
+
+
+def _numbered(name: str, wires: tuple[Wire, ...]) -> list[str]:
+    return [name] if len(wires) == 1 else [f"{name}_{index}" for index in range(1, len(wires) + 1)]
+
+
 def _call(process: Process, found: Code) -> list[str]:
-    """A call: the streams that are read, those that are written, and the constants."""
+    """A call: the streams that are read, those that are written."""
     streams = [wire.stream.name for wire in (*process.reads, *process.writes)]
-    own = [f"{process.name}::{name}" for name in found.arguments]
-    if found.memory is not None:
-        own[0] = f"{process.name}_memory"
-    return wrapped(f"{found.kernel}<{process.name}::shape>({', '.join([*streams, *own])});")
+    memories = [f"{process.name}_memory"] if found.memory is not None else []
+    return wrapped(f"{process.name}::run({', '.join([*streams, *memories])});")

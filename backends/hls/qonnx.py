@@ -11,7 +11,7 @@ Values travel as q - zero_point.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
@@ -19,8 +19,7 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
-from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 from torch import fx
 
 from tersor.ir import integer_operators as ops
@@ -29,25 +28,27 @@ from tersor.ir.program import Program
 from tersor.ir.proofs import Requantization
 from tersor.ir.shapes import KEY
 
-from .build import VIEWS
+from .build import MOVES
+from .qonnx_moves import move, shape_of, source_of
+from .qonnx_nodes import DOMAIN, Floats, Nodes, QuantType
 from .requantizer import signed_bits
+from .rules import sum_of
 
 aten = torch.ops.aten
 
-DOMAIN = "qonnx.custom_op.general"
 _OPSET = 17
 _IR_VERSION = 8
 _FLOAT32_EXACT = 1 << 24
+_MEAN_EXACT = 1 << 21
+"""Sums below this come back from a mean in float32 times its number with an error well below a half."""
 _ANYWHERE = (-math.inf, math.inf)
 _INDEX = 128
 """What is added to an int8 to look it up."""
 
-Floats = NDArray[Any]
-
 
 def qonnx_model(program: Program) -> onnx.ModelProto:
     """The model of a program of the integer stage that the target takes."""
-    writer = _Writer(program)
+    writer = _Writer(program=program)
     for node in program.graph.nodes:
         if node.op == "call_function":
             writer.visit(node)
@@ -74,23 +75,19 @@ def _info(name: str, node: fx.Node) -> onnx.ValueInfoProto:
 
 
 @dataclass
-class _Writer:
+class _Writer(Nodes):
     """Writes nodes. `values`: of a program's node, the tensor and the zero point that has been taken off."""
 
-    program: Program
-    nodes: list[onnx.NodeProto] = field(default_factory=list)
-    initializers: list[onnx.TensorProto] = field(default_factory=list)
+    program: Program = field(kw_only=True)
     values: dict[fx.Node, tuple[str, int]] = field(default_factory=dict)
 
     def visit(self, node: fx.Node) -> None:
         """Write one node. support.py: every one has a rule."""
-        if node.target in VIEWS:
-            source = node.args[0]
-            assert isinstance(source, fx.Node)
-            name, zero_point = self.values[source]
-            self.values[node] = self._view(node, name), zero_point
-            return
-        self.values[node] = _RULES[node.target](self, node)
+        if node.target not in MOVES:
+            self.values[node] = _RULES[node.target](self, node)
+        elif not isinstance(node.meta[KEY], list | tuple):  # what is split is written part by part
+            name, zero_point = self.values[source_of(node)]
+            self.values[node] = move(self, self.program, node, name, zero_point), zero_point
 
     def value(self, node: object, zero_point: int | None) -> str:
         """The tensor of a node with that zero point taken off; None for one that has none."""
@@ -102,77 +99,20 @@ class _Writer:
             assert values is not None
             return self.tensor((values.astype(np.int64) - (zero_point or 0)).astype(np.float32))
         name, own = self.values[node]
-        if zero_point is None or own == zero_point:
-            return name
-        return self.emit("Add", [name, self.number(own - zero_point)])
-
-    def emit(
-        self, kind: str, inputs: Sequence[str], *, output: str | None = None, domain: str = "", **given: Any
-    ) -> str:
-        """Append a node; the name of its result."""
-        name = output or f"{kind.lower()}_{len(self.nodes)}"
-        self.nodes.append(helper.make_node(kind, list(inputs), [name], name=name, domain=domain, **given))
-        return name
-
-    def tensor(self, values: Floats, name: str | None = None) -> str:
-        """A constant."""
-        name = name or f"constant_{len(self.initializers)}"
-        self.initializers.append(numpy_helper.from_array(np.ascontiguousarray(values), name))
-        return name
-
-    def number(self, value: float) -> str:
-        """A float32 constant of one value."""
-        return self.tensor(np.array(value, np.float32))
-
-    def quant(self, name: str, bits: int, signed: bool, narrow: bool = False) -> str:
-        """Integers of so many bits, rounded half to even; `narrow` leaves out the most negative."""
-        parameters = [self.number(1), self.number(0), self.number(bits)]
-        options: dict[str, Any] = {"signed": int(signed), "narrow": int(narrow), "rounding_mode": "ROUND"}
-        return self.emit("Quant", [name, *parameters], domain=DOMAIN, **options)
-
-    def onto_grid(
-        self, name: str, zero_point: int, low: int, high: int, reach: tuple[float, float] = _ANYWHERE
-    ) -> tuple[str, int]:
-        """Steps rounded and clamped; what comes out is q - zero_point.
-
-        reach: the least and the greatest that the steps can be. A bound that they cannot pass takes no Clip.
-        """
-        low, high = low - zero_point, high - zero_point
-        signed = low < 0
-        bits = signed_bits(low, high) if signed else max(1, high.bit_length())
-        most = (1 << (bits - 1)) - 1 if signed else (1 << bits) - 1
-        narrow = signed and low == -most
-        least = low if narrow else -most - 1 if signed else 0
-        name = self.quant(name, bits, signed, narrow)
-        if (least < low and reach[0] < low) or (most > high and reach[1] > high):
-            name = self.emit("Clip", [name, self.number(low), self.number(high)])
-        return name, zero_point
+        return name if zero_point is None else self.plus(name, own - zero_point)
 
     def weight(self, argument: object, values: Floats) -> str:
         """Integer weights behind a Quant node, under their name in the program."""
-        bits = signed_bits(int(values.min(initial=0)), int(values.max(initial=0)))
         own = str(argument.target) if isinstance(argument, fx.Node) else None
         taken = {tensor.name for tensor in self.initializers}
-        return self.quant(self.tensor(values.astype(np.float32), None if own in taken else own), bits, True)
+        name = self.tensor(values.astype(np.float32), None if own in taken else own)
+        ends = int(values.min(initial=0)), int(values.max(initial=0))
+        return self.quant(name, QuantType(signed_bits(*ends), True))
 
     def constant(self, argument: object) -> Floats | None:
         """The numbers of a tensor of the program."""
         tensor = self.program.constant(argument)
         return None if tensor is None else tensor.detach().numpy()
-
-    def _view(self, node: fx.Node, name: str) -> str:
-        source = node.args[0]
-        assert isinstance(source, fx.Node)
-        rank = source.meta[KEY].dim()
-        if node.target is aten.permute.default:
-            return self.emit("Transpose", [name], perm=[int(dim) % rank for dim in node.args[1]])  # type: ignore[union-attr, arg-type]
-        if node.target is aten.transpose.int:
-            order = list(range(rank))
-            first, second = (int(dim) % rank for dim in node.args[1:3])  # type: ignore[arg-type]
-            order[first], order[second] = second, first
-            return self.emit("Transpose", [name], perm=order)
-        shape = np.array([int(size) for size in node.meta[KEY].shape], np.int64)
-        return self.emit("Reshape", [name, self.tensor(shape)])
 
 
 def _integers(*values: Any) -> list[int]:
@@ -183,9 +123,9 @@ def _quantize(w: _Writer, node: fx.Node) -> tuple[str, int]:
     source, scale, zero_point, low, high = node.args
     step = w.constant(scale)
     assert step is not None
-    steps = w.emit("Div", [w.value(source, None), w.number(float(step.reshape(-1)[0]))])
     zero, least, most = _integers(zero_point, low, high)
-    return w.onto_grid(steps, zero, least, most)
+    steps = w.value(source, None)
+    return w.onto_grid(steps, least - zero, most - zero, _ANYWHERE, float(step.reshape(-1)[0])), zero
 
 
 def _dequantize(w: _Writer, node: fx.Node) -> tuple[str, int]:
@@ -207,7 +147,7 @@ def _requantize(w: _Writer, node: fx.Node) -> tuple[str, int]:
     case = Requantization.of(w.program, node)
     ends = [(end.float() * case.multiplier).round() for end in (case.low, case.high)]
     (zero, least, most), reach = _integers(zero_point, low, high), (float(ends[0].min()), float(ends[1].max()))
-    return w.onto_grid(steps, zero, least, most, reach)
+    return w.onto_grid(steps, least - zero, most - zero, reach), zero
 
 
 def _conv(w: _Writer, node: fx.Node) -> tuple[str, int]:
@@ -252,26 +192,46 @@ def _sum_pool(w: _Writer, node: fx.Node) -> tuple[str, int]:
         max(0, (int(count) - 1) * step + length - int(size) - pad)
         for count, step, length, size, pad in zip(out, steps, window, sizes, before, strict=True)
     ]
-    ones = w.weight(None, np.ones((channels, 1, *window)))
+    ones = w.weight(None, np.ones((int(channels), 1, *window)))
     options: dict[str, Any] = {"kernel_shape": window, "strides": steps, "pads": [*before, *after]}
     return w.emit("Conv", [w.value(x, *_integers(zero_point)), ones], group=int(channels), **options), 0
 
 
 def _sum(w: _Writer, node: fx.Node) -> tuple[str, int]:
+    """A sum over all pixels is their mean times their number, rounded to the integer that it is."""
     x, dims, keepdim, zero_point = node.args
-    axes = w.tensor(np.array(_integers(*dims), np.int64))  # type: ignore[misc]  # a list, by its schema
-    return w.emit("ReduceSum", [w.value(x, *_integers(zero_point)), axes], keepdims=int(bool(keepdim))), 0
+    shape, value = shape_of(x), w.value(x, *_integers(zero_point))
+    summed = sorted(dim % len(shape) for dim in _integers(*dims))  # type: ignore[misc]  # a list, by its schema
+    reach = accumulator_range(w.program, node)
+    assert reach is not None
+    count, most = math.prod(shape[dim] for dim in summed), reach.worst_partial_sum
+    if len(shape) not in (3, 4) or summed != list(range(2, len(shape))) or most >= _MEAN_EXACT:
+        return w.emit("ReduceSum", [value, w.integers(*summed)], keepdims=int(bool(keepdim))), 0
+    mean = w.emit("GlobalAveragePool", [value])
+    total = w.quant(w.emit("Mul", [mean, w.number(count)]), QuantType.holding(-most, most))
+    return (total if keepdim else w.reshape(total, shape[:2])), 0
 
 
 def _add(w: _Writer, node: fx.Node) -> tuple[str, int]:
+    """By integers where the sum is proven to be one of two products and a shift; else as the definition has it."""
     a, b, scale_a, zero_a, scale_b, zero_b, scale, zero_point, low, high = node.args
+    zero, least, most = _integers(zero_point, low, high)
+    pair = sum_of(w.program, node)
+    if pair.table is None and not pair.exceptions and pair.largest < _FLOAT32_EXACT:
+        sides = [
+            w.emit("Mul", [w.value(side, 0), w.number(multiplier)])
+            for side, multiplier in ((a, pair.multiplier_a), (b, pair.multiplier_b))
+        ]
+        half = (1 << pair.shift >> 1) if pair.even else 0  # which rounding half to even adds itself
+        total = w.plus(w.emit("Add", sides), pair.offset - half)
+        steps, mode = w.emit("Mul", [total, w.number(2.0**-pair.shift)]), "ROUND" if pair.even else "FLOOR"
+        return w.onto_grid(steps, least - zero, most - zero, _ANYWHERE, mode=mode), zero
     sides = [
         w.emit("Mul", [w.value(side, *_integers(zero)), w.number(step)])  # type: ignore[arg-type]  # floats
         for side, step, zero in ((a, scale_a, zero_a), (b, scale_b, zero_b))
     ]
     steps = w.emit("Div", [w.emit("Add", sides), w.number(scale)])  # type: ignore[arg-type]  # a float
-    zero, least, most = _integers(zero_point, low, high)
-    return w.onto_grid(steps, zero, least, most)
+    return w.onto_grid(steps, least - zero, most - zero, _ANYWHERE), zero
 
 
 def _mul(w: _Writer, node: fx.Node) -> tuple[str, int]:

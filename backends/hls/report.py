@@ -120,7 +120,7 @@ def _row(process: Process, depths: Mapping[str, int], taken: Resources) -> Layer
     layer = process.layer
     acc = getattr(layer, "acc", None)
     bits = (
-        process.reads[0].stream.bits,
+        process.reads[0].stream.bits if process.reads else None,
         weight_bits(layer.weight) if isinstance(layer, MatrixVector | Depthwise) else None,
         None if acc is None else acc_bits(acc),
         process.writes[0].stream.bits,
@@ -128,7 +128,7 @@ def _row(process: Process, depths: Mapping[str, int], taken: Resources) -> Layer
     requantizer: Requantizer | None = getattr(layer, "requantizer", None)
     return LayerRow(
         name=process.name,
-        node=layer.node if layer else process.reads[0].stream.node,
+        node=layer.node if layer else process.writes[0].stream.node,
         kind=layer.kind if layer else "convert",
         pe=process.fold.pe,
         simd=process.fold.simd,

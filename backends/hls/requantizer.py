@@ -78,6 +78,13 @@ class Requantizer:
             clamped[channel] = self.quant_min + reached
         return clamped
 
+    def of_channels(self, chosen: Ints) -> Requantizer:
+        """That of some channels, in their order; the same where one serves all."""
+        if len(self.form) == 1:
+            return self
+        names = "form", "multiplier", "offset", "shift", "even", "thresholds", "product"
+        return replace(self, **{name: getattr(self, name)[chosen] for name in names})
+
     @property
     def forms(self) -> frozenset[Form]:
         """The forms that its channels have."""

@@ -15,25 +15,28 @@ from typing import Any
 from .design import Design, Fold, Process, Wire, in_fabric, is_unrolled
 from .graph import (
     Add,
+    Constant,
     Depthwise,
     GlobalPool,
     Lookup,
     MatrixVector,
     MaxPool,
     Multiply,
+    Reorder,
     SumPool,
     Window,
     acc_bits,
     weight_bits,
 )
-from .requantizer import Form, Requantizer, bit_length, signed_digits
+from .orders import loops
+from .requantizer import Form, Requantizer, bit_length, signed_bits, signed_digits
+from .schedule import is_parallel, ring
 from .source import offset_bits
+from .storage import Storage, fifo_storage, storage_of
 
 CALIBRATION = "uncalibrated: formulas only, no synthesis has run"
 _BLOCKS = ((36, 512), (18, 1024), (9, 2048), (4, 4096), (2, 8192), (1, 16384))
 """Widths and depths of a memory block of 18 Kb."""
-_SMALL_DEPTH = 128
-"""Memories of up to so many words are made from look-up tables, 64 words of a bit in each."""
 _CONTROL = 80
 """Look-up tables for the counters and handshakes of a process."""
 _DSP_WIDTHS = (26, 17)
@@ -60,14 +63,16 @@ def memory(width: int, depth: int) -> Resources:
     """A memory of `depth` words of `width` bits."""
     if depth <= 1 or width == 0:
         return Resources()
-    if depth <= _SMALL_DEPTH:
+    if storage_of(depth) is not Storage.BRAM:
         return Resources(lut=ceil(depth / 64) * width)
     return Resources(bram=min(ceil(width / wide) * ceil(depth / deep) for wide, deep in _BLOCKS))
 
 
 def fifo(wire: Wire, depth: int) -> Resources:
     """A stream: shift registers where it is short."""
-    return Resources(lut=wire.width + 20) if depth <= 32 else memory(wire.width, depth) + Resources(lut=40)
+    if fifo_storage(depth) is Storage.SHIFT:
+        return Resources(lut=wire.width + 20)
+    return memory(wire.width, depth) + Resources(lut=40)
 
 
 def estimate(design: Design, depths: Mapping[str, int]) -> dict[str, Resources]:
@@ -119,7 +124,7 @@ def _matrix_vector(process: Process, layer: MatrixVector) -> Resources:
     pe, simd, x = process.fold.pe, process.fold.simd, process.reads[0]
     rows, columns = layer.weight.shape
     bits, acc = weight_bits(layer.weight), acc_bits(layer.acc)
-    finish = requantizers(layer.requantizer, pe, rows, acc, process.fold)
+    finish = requantizers(layer.requantizer, pe, rows, acc, process.fold) + _biases(layer, pe)
     if is_unrolled(process):
         return finish + _constants(layer, x.stream.bits, acc, process.fold)
     adders = Resources(lut=pe * simd * (x.stream.bits + bits))
@@ -134,7 +139,12 @@ def _matrix_vector(process: Process, layer: MatrixVector) -> Resources:
     return sum(vectors, own + memory(pe * simd * bits + pe * column + 1, steps))
 
 
-def _constants(layer: MatrixVector, x: int, acc: int, fold: Fold) -> Resources:
+def _biases(layer: MatrixVector | Depthwise, pe: int) -> Resources:
+    width = signed_bits(int(layer.bias.min()), int(layer.bias.max()))
+    return memory(pe * width, len(layer.bias) // pe)
+
+
+def _constants(layer: MatrixVector | Depthwise, x: int, acc: int, fold: Fold) -> Resources:
     """Weights as constants of the circuit. A zero takes nothing, a power of two a wire."""
     digits = signed_digits(layer.weight)
     used = int((digits > 0).sum())
@@ -146,28 +156,41 @@ def _constants(layer: MatrixVector, x: int, acc: int, fold: Fold) -> Resources:
 
 
 def _depthwise(process: Process, layer: Depthwise) -> Resources:
-    pe, (channels, taps) = process.fold.pe, layer.weight.shape
+    pe, simd, (channels, taps) = process.fold.pe, process.fold.simd, layer.weight.shape
     bits, acc, x = weight_bits(layer.weight), acc_bits(layer.acc), layer.x.bits
-    own = products(pe, x, bits, process.fold) + Resources(lut=pe * acc)
-    weights = memory(pe * bits, channels // pe * taps)
-    return own + weights + requantizers(layer.requantizer, pe, channels, acc, process.fold)
+    finish = requantizers(layer.requantizer, pe, channels, acc, process.fold) + _biases(layer, pe)
+    if is_unrolled(process):
+        return finish + _constants(layer, x, acc, process.fold)
+    own = products(pe * simd, x, bits, process.fold) + Resources(lut=pe * acc + pe * (simd - 1) * (x + bits))
+    return own + memory(pe * simd * bits, channels // pe * (taps // simd)) + finish
 
 
 def _window(process: Process, layer: Window) -> Resources:
     g, x = layer.geometry, process.reads[0]
-    words = g.lines * g.plane[1] * (layer.x.channels // x.lanes)
-    return memory(x.width, words) + Resources(lut=150 + 2 * x.width)
+    folds = layer.x.channels // x.lanes
+    if is_parallel(process):
+        above, under = memory(x.width, g.padded[1] * folds), memory(x.width, folds)
+        lines = sum([above] * (g.span[0] - 1), Resources())
+        return sum([under] * (g.span[0] * g.span[1]), lines) + Resources(lut=100 + process.writes[0].width // 2)
+    return memory(x.width, g.lines * g.plane[1] * folds) + Resources(lut=150 + 2 * x.width)
+
+
+def _reorder(process: Process, layer: Reorder) -> Resources:
+    x, plan = process.reads[0], ring(process, layer)
+    nest = loops(plan.sequence)
+    places = Resources(lut=60 * len(nest)) if nest is not None else memory(plan.size.bit_length(), len(plan.sequence))
+    return memory(x.width, plan.size) + places + Resources(lut=60)
 
 
 def _max_pool(process: Process, layer: MaxPool) -> Resources:
-    return Resources(lut=2 * process.writes[0].width)
+    return Resources(lut=2 * process.reads[0].width)
 
 
 def _sum_pool(process: Process, layer: SumPool | GlobalPool) -> Resources:
     pe, acc = process.fold.pe, acc_bits(layer.acc)
     own = requantizers(layer.requantizer, pe, layer.y.channels, acc, process.fold)
     sums = memory(pe * acc, layer.y.channels // pe) if isinstance(layer, GlobalPool) else Resources()
-    return own + sums + Resources(lut=pe * acc)
+    return own + sums + Resources(lut=pe * acc + process.reads[0].width)
 
 
 def _add(process: Process, layer: Add) -> Resources:
@@ -184,6 +207,10 @@ def _multiply(process: Process, layer: Multiply) -> Resources:
     return own + requantizers(layer.requantizer, pe, layer.y.channels, acc_bits(layer.acc), process.fold)
 
 
+def _constant(process: Process, layer: Constant) -> Resources:
+    return memory(process.writes[0].width, process.writes[0].beats)
+
+
 def _lookup(process: Process, layer: Lookup) -> Resources:
     return Resources(lut=process.fold.pe * layer.y.bits * max(1, 1 << max(layer.x.bits - 6, 0)))
 
@@ -192,10 +219,12 @@ _RULES: dict[type, Callable[[Process, Any], Resources]] = {
     MatrixVector: _matrix_vector,
     Depthwise: _depthwise,
     Window: _window,
+    Reorder: _reorder,
     MaxPool: _max_pool,
     SumPool: _sum_pool,
     GlobalPool: _sum_pool,
     Add: _add,
     Multiply: _multiply,
     Lookup: _lookup,
+    Constant: _constant,
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,11 @@ import torch
 from torch import fx
 
 from tersor.ir import integer_operators as ops
+from tersor.ir.accumulators import value_range
 from tersor.ir.macs import multiply_accumulates
+from tersor.ir.program import Program
 
-from .build import VIEWS, Builder, Refusal, Value, integer, scale_of
+from .build import MOVES, Builder, Image, Refusal, Value, integer, pixel_by_pixel, scale_of
 from .graph import (
     Add,
     Concat,
@@ -25,12 +28,13 @@ from .graph import (
     MaxPool,
     Multiply,
     Port,
+    Select,
     Stream,
-    Subsample,
     SumPool,
     Window,
 )
-from .pair_sum import PairTable, cheapest_sum
+from .orders import Masks, channel_places, channels_last
+from .pair_sum import PairSum, PairTable, cheapest_sum
 from .requantizer import Ints, Requantizer
 
 aten = torch.ops.aten
@@ -62,14 +66,14 @@ def _quantize(b: Builder, node: fx.Node) -> None:
 
 
 def _reads_images(node: fx.Node) -> bool:
-    return any(user.target in _IMAGES or (user.target in VIEWS and _reads_images(user)) for user in node.users)
+    return any(user.target in _IMAGES or (user.target in MOVES and _reads_images(user)) for user in node.users)
 
 
 def _dequantize(b: Builder, node: fx.Node) -> None:
     q, _, zero_point, axis = node.args
     if any(user.op != "output" for user in node.users):
         return  # a float island reads it, which is refused by name
-    value = b.value(q)
+    value = b.whole(b.value(q))
     scale = tuple(scale_of(b.program, node).reshape(-1).tolist())
     assert axis is None or isinstance(axis, int)
     for index, output in enumerate(b.program.outputs):
@@ -102,31 +106,45 @@ def _conv(b: Builder, acc: fx.Node) -> None:
     filters = b.constant(weight)
     assert filters is not None
     filters = filters[:, :, None, :] if filters.ndim == 3 else filters
-    stream, plane = b.image(x)
-    shape = b.shape(acc)
-    out = (1, *shape[2:])[-2:]
-    geometry = Geometry(
-        plane, _pair(filters.shape[2:], 1), _pair(stride, 1), _pair(padding, 0), _pair(dilation, 1), (out[0], out[1])
-    )
-    channels, outputs, count = stream.channels, len(filters), integer(groups)
-    depthwise = count == channels == outputs and count > 1
-    windows = _windows(b, acc, stream, geometry, integer(zero_point) - stream.low, depthwise)
-    y, requantizer, node = _result(b, acc, math.prod(out), outputs)
-    if depthwise:
-        matrix = filters.reshape(outputs, -1)
+    image = b.image(x)
+    geometry = _geometry(b, acc, image, list(filters.shape[2:]), stride, padding, dilation)
+    stream, outputs, count = image.stream, len(filters), integer(groups)
+    depthwise = count == stream.channels == outputs and count > 1
+    windows = _windows(b, acc, image, geometry, integer(zero_point), any(padding), depthwise)  # type: ignore[arg-type]  # a list
+    y, requantizer, node = _result(b, acc, math.prod(geometry.out), outputs)
+    move = stream.low - integer(zero_point)
+    if depthwise:  # a channel stays in its place
+        rows = image.places
+        matrix, places = filters.reshape(outputs, -1)[rows], rows
     else:
-        matrix = _ungrouped(filters, count).transpose(0, 2, 3, 1).reshape(outputs, -1)
-    folded = _folded_bias(b, bias, matrix, stream.low - integer(zero_point))
+        matrix = _ungrouped(filters, count)[:, image.places].transpose(0, 2, 3, 1).reshape(outputs, -1)
+        rows = places = np.arange(outputs)
+    folded = _folded_bias(b, bias, rows, matrix, move)
+    requantizer = requantizer and requantizer.of_channels(rows)
     name, kind = b.name(acc, "_unit"), Depthwise if depthwise else MatrixVector
     reach = _sums(matrix, folded, stream)
     b.add(kind(name, node.name, (windows,), (y,), matrix, folded, requantizer, reach, macs=_macs(acc)))
-    b.place(acc, y)
+    b.place_image(acc, y, places)
 
 
-def _folded_bias(b: Builder, bias: Any, matrix: Ints, move: int) -> Ints:
-    """The bias for what travels: sum((q - zp) * w) = sum((q - low) * w) + (low - zp) * sum(w)."""
+def _geometry(
+    b: Builder, node: fx.Node, image: Image, kernel: Any, stride: Any, padding: Any, dilation: Any
+) -> Geometry:
+    """Kernel positions, with the padding of the operator and with that of its input."""
+    out = (1, *b.shape(node)[2:])[-2:]
+    above, left = (own + more for own, more in zip(_pair(padding, 0), image.border, strict=True))
+    return Geometry(
+        image.plane, _pair(kernel, 1), _pair(stride, 1), (above, left), _pair(dilation, 1), (out[0], out[1])
+    )
+
+
+def _folded_bias(b: Builder, bias: Any, rows: Ints, matrix: Ints, move: int) -> Ints:
+    """The bias for what travels: sum((q - zp) * w) = sum((q - low) * w) + (low - zp) * sum(w).
+
+    rows: which output each row of the matrix is.
+    """
     given = b.constant(bias)
-    folded: Ints = (0 if given is None else given) + move * matrix.sum(axis=1)
+    folded: Ints = (0 if given is None else given[rows]) + move * matrix.sum(axis=1)
     return folded
 
 
@@ -149,16 +167,35 @@ def _ungrouped(weight: Ints, groups: int) -> Ints:
     return full
 
 
-def _windows(b: Builder, acc: fx.Node, x: Stream, geometry: Geometry, pad: int, by_channel: bool) -> Stream:
-    """The stream of what lies under each kernel position; the input itself where that is the same."""
-    if geometry.is_pointwise and geometry.stride == (1, 1):
-        return x
-    name, positions = b.name(acc, "_window"), math.prod(geometry.out)
-    y = Stream(name, x.node, positions * geometry.taps, x.channels, x.low, x.high, side=True)
+def _windows(
+    b: Builder, acc: fx.Node, image: Image, geometry: Geometry, pad: int, pads: bool, by_channel: bool
+) -> Stream:
+    """The stream of what lies under each kernel position; the input itself where that is the same.
+
+    pad: what the operator pads with, where it `pads`. Its input may have been padded before.
+    """
+    x = image.stream
+    if pads and image.fill not in (None, pad):
+        raise Refusal(f"it pads with {pad} what is padded with {image.fill}", "pad once")
     if geometry.is_pointwise:
-        b.add(Subsample(f"{name}s", acc.name, (x,), (y,), geometry))
-    else:
-        b.add(Window(f"{name}s", acc.name, (x,), (y,), geometry, pad, by_channel))
+        return _every(b, acc, x, geometry)
+    fill = pad if image.fill is None else image.fill
+    name = b.name(acc, "_window")
+    y = Stream(name, x.node, math.prod(geometry.out) * geometry.taps, x.channels, x.low, x.high, side=True)
+    b.add(Window(f"{name}s", acc.name, (x,), (y,), geometry, fill - x.low, by_channel))
+    return y
+
+
+def _every(b: Builder, acc: fx.Node, x: Stream, geometry: Geometry) -> Stream:
+    """Every so-manyth pixel."""
+    if geometry.stride == (1, 1) and geometry.out == geometry.plane:
+        return x
+    rows, columns = (np.zeros(size, np.bool_) for size in geometry.plane)
+    for mask, out, stride in zip((rows, columns), geometry.out, geometry.stride, strict=True):
+        mask[: out * stride : stride] = True
+    name = b.name(acc, "_pixels")
+    y = Stream(name, x.node, math.prod(geometry.out), x.channels, x.low, x.high, side=True)
+    b.add(Select(f"{name}_select", acc.name, (x,), (y,), Masks(rows, columns, np.ones(x.channels, np.bool_))))
     return y
 
 
@@ -170,18 +207,18 @@ def _pair(values: Any, missing: int) -> tuple[int, int]:
 
 def _linear(b: Builder, acc: fx.Node) -> None:
     x, weight, bias, zero_point = acc.args
-    matrix, value = b.constant(weight), b.value(x)
+    matrix, given = b.constant(weight), b.value(x)
     assert matrix is not None
     outputs, inputs = matrix.shape
-    order = value.order.reshape(-1, inputs)
-    starts = np.arange(len(order))[:, None] * inputs
-    if not (order - starts == order[0]).all() or not (np.sort(order[0]) == np.arange(inputs)).all():
-        raise Refusal("its rows do not follow each other in the stream", "keep what a linear layer sums over last")
-    columns = np.zeros_like(matrix)
-    columns[:, order[0]] = matrix
+    order = given.order.reshape(-1, inputs)
+    value = b.arrange(Value(given.stream, order, given.fill), pixel_by_pixel, np.arange(order.size))
+    places = channel_places(value.order)
+    assert places is not None, "what is arranged is arranged"
+    stream = replace(value.stream, pixels=len(order), channels=inputs)
+    columns = matrix[:, places]
     y, requantizer, node = _result(b, acc, len(order), outputs)
-    folded = _folded_bias(b, bias, columns, value.stream.low - integer(zero_point))
-    unit = (value.stream,), (y,), columns, folded, requantizer, _sums(columns, folded, value.stream)
+    folded = _folded_bias(b, bias, np.arange(outputs), columns, stream.low - integer(zero_point))
+    unit = (stream,), (y,), columns, folded, requantizer, _sums(columns, folded, stream)
     b.add(MatrixVector(b.name(acc, "_unit"), node.name, *unit, macs=_macs(acc)))
     b.place(acc, y, -1)
 
@@ -191,25 +228,19 @@ def _linear(b: Builder, acc: fx.Node) -> None:
 
 def _max_pool(b: Builder, node: fx.Node) -> None:
     x, kernel, stride, padding, dilation, _ = node.args
-    stream, plane = b.image(x)
-    geometry = _pool_geometry(b, node, plane, kernel, stride, padding, dilation)
-    windows = _windows(b, node, stream, geometry, 0, True)
+    image = b.image(x)
+    geometry, stream = _geometry(b, node, image, kernel, stride, padding, dilation), image.stream
+    windows = _windows(b, node, image, geometry, stream.low, any(padding), True)  # type: ignore[arg-type]  # a list
     y = Stream(b.name(node), node.name, math.prod(geometry.out), stream.channels, stream.low, stream.high)
     b.add(MaxPool(b.name(node, "_unit"), node.name, (windows,), (y,), geometry.taps))
-    b.place(node, y)
-
-
-def _pool_geometry(b: Builder, node: fx.Node, plane: tuple[int, int], *geometry: Any) -> Geometry:
-    kernel, stride, padding, dilation = geometry
-    out = (1, *b.shape(node)[2:])[-2:]
-    return Geometry(plane, _pair(kernel, 1), _pair(stride, 1), _pair(padding, 0), _pair(dilation, 1), (out[0], out[1]))
+    b.place_image(node, y, image.places)
 
 
 def _sum_pool(b: Builder, acc: fx.Node) -> None:
     x, zero_point, kernel, stride, padding, _ = acc.args
-    stream, plane = b.image(x)
-    geometry = _pool_geometry(b, acc, plane, kernel, stride, padding, [1] * len(kernel))  # type: ignore[arg-type]
-    windows = _windows(b, acc, stream, geometry, integer(zero_point) - stream.low, True)
+    image = b.image(x)
+    geometry, stream = _geometry(b, acc, image, kernel, stride, padding, [1] * len(kernel)), image.stream  # type: ignore[arg-type]  # a list
+    windows = _windows(b, acc, image, geometry, integer(zero_point), True, True)
     y, requantizer, node = _result(b, acc, math.prod(geometry.out), stream.channels)
     if requantizer is None:
         raise Refusal("its accumulator is wanted in float", "Quantize(..., coverage=Coverage.EVERYTHING)")
@@ -217,52 +248,77 @@ def _sum_pool(b: Builder, acc: fx.Node) -> None:
     reach = bias, bias + geometry.taps * (stream.high - stream.low)
     unit = (windows,), (y,), geometry.taps, bias, requantizer, reach
     b.add(SumPool(b.name(acc, "_unit"), node.name, *unit))
-    b.place(acc, y)
+    b.place_image(acc, y, image.places)
 
 
 def _sum(b: Builder, acc: fx.Node) -> None:
     x, dims, _, zero_point = acc.args
-    value, shape = b.value(x), b.shape(x)
+    given, shape = b.value(x), b.shape(x)
     summed = sorted(integer(dim) % len(shape) for dim in dims)  # type: ignore[union-attr]  # a list, by its schema
     kept = [dim for dim in range(len(shape)) if dim not in summed]
     pixels = math.prod(shape[dim] for dim in summed)
-    order = value.order.transpose(summed + kept).reshape(pixels, -1)
-    channels = order.shape[1]
-    if not np.array_equal(order, np.arange(order.size).reshape(order.shape)):
-        raise Refusal("what it sums over does not lie in pixels", "sum over rows and columns, not over channels")
+    order = given.order.transpose(summed + kept).reshape(pixels, -1)
+    value = b.arrange(Value(given.stream, order, given.fill), _in_any_pixel, np.arange(order.size))
+    places, channels = _channel_of(value.order)[0], order.shape[1]
     y, requantizer, node = _result(b, acc, 1, channels)
     if requantizer is None:
         raise Refusal("its accumulator is wanted in float", "Quantize(..., coverage=Coverage.EVERYTHING)")
     bias = pixels * (value.stream.low - integer(zero_point))
     reach = bias, bias + pixels * (value.stream.high - value.stream.low)
-    b.add(GlobalPool(b.name(acc, "_unit"), node.name, (value.stream,), (y,), bias, requantizer, reach))
-    b.place(acc, y, None)
+    stream = replace(value.stream, pixels=pixels, channels=channels)
+    b.add(GlobalPool(b.name(acc, "_unit"), node.name, (stream,), (y,), bias, requantizer, reach))
+    b.values[acc] = Value(y, np.argsort(places).reshape(b.shape(acc)))
+
+
+def _channel_of(order: Ints) -> Ints:
+    """Of int64[pixels, channels]: the channel of every value, as they travel, int64[pixels, channels]."""
+    channels = np.empty(order.size, np.int64)
+    channels[order.reshape(-1)] = np.tile(np.arange(order.shape[1]), len(order))
+    return channels.reshape(order.shape)
+
+
+def _in_any_pixel(order: Ints) -> bool:
+    """Whether the values of all pixels come one pixel after the other, whichever is first; channels alike in each."""
+    channels = _channel_of(order)
+    return bool((channels == channels[0]).all()) and len(set(channels[0].tolist())) == order.shape[1]
 
 
 # -- element by element ----------------------------------------------------------------------------------------------
 
 
 def _two(b: Builder, node: fx.Node) -> tuple[Stream, Stream, Ints]:
-    left, right = (b.value(source) for source in node.args[:2])
-    if left.order.shape != right.order.shape:
-        raise Refusal("its operands are of different sizes", "expand the smaller one in the model")
-    if not np.array_equal(left.order, right.order):
-        raise Refusal("its operands travel in different orders", "permute both, or neither")
-    return left.stream, right.stream, left.order
+    """Two streams whose values belong together one by one. One of them is sent again, or in the order of the other."""
+    given = [b.value(source) for source in node.args[:2]]
+    sides = [Value(value.stream, np.broadcast_to(value.order, b.shape(node)), value.fill) for value in given]
+    first = 0 if sides[0].order.size == given[0].order.size else 1
+    anchor = b.whole(sides[first])
+    other = b.arrange(sides[1 - first], lambda order: np.array_equal(order, anchor.order), anchor.order)
+    other_stream = replace(other.stream, pixels=anchor.stream.pixels, channels=anchor.stream.channels)
+    streams = anchor.stream, other_stream
+    return streams[first], streams[1 - first], anchor.order
 
 
 def _add(b: Builder, node: fx.Node) -> None:
     left, right, order = _two(b, node)
-    scale_a, zero_a, scale_b, zero_b, scale, zero_point, low, high = node.args[2:]
-    grid = [torch.arange(stream.low, stream.high + 1, dtype=torch.int8) for stream in (left, right)]
-    values = ops.int_add(*torch.meshgrid(*grid, indexing="ij"), *node.args[2:])  # type: ignore[arg-type]
-    results = values.to(torch.int64).numpy()
-    target, zeros = (integer(zero_point), integer(low), integer(high)), (integer(zero_a), integer(zero_b))
-    table = PairTable(left.low, right.low, results, *target, zeros)
-    ratios = [float(part) / float(scale) for part in (scale_a, scale_b)]  # type: ignore[arg-type]
     y = b.stream(node, left.pixels, left.channels)
-    b.add(Add(b.name(node, "_unit"), node.name, (left, right), (y,), cheapest_sum(table, *ratios)))
+    pair = _sum_over(node, (left.low, left.high), (right.low, right.high))
+    b.add(Add(b.name(node, "_unit"), node.name, (left, right), (y,), pair))
     b.values[node] = Value(y, order)
+
+
+def sum_of(program: Program, node: fx.Node) -> PairSum:
+    """The integer form of an `int_add`, proven on all pairs of values that its operands can have."""
+    return _sum_over(node, *(value_range(program, source) for source in node.args[:2]))
+
+
+def _sum_over(node: fx.Node, *ranges: tuple[int, int]) -> PairSum:
+    scale_a, zero_a, scale_b, zero_b, scale, zero_point, low, high = node.args[2:]
+    values = [torch.arange(least, most + 1, dtype=torch.int8) for least, most in ranges]
+    results = ops.int_add(*torch.meshgrid(*values, indexing="ij"), *node.args[2:])  # type: ignore[arg-type]
+    target, zeros = (integer(zero_point), integer(low), integer(high)), (integer(zero_a), integer(zero_b))
+    table = PairTable(ranges[0][0], ranges[1][0], results.to(torch.int64).numpy(), *target, zeros)
+    ratios = [float(part) / float(scale) for part in (scale_a, scale_b)]  # type: ignore[arg-type]
+    return cheapest_sum(table, *ratios)
 
 
 def _mul(b: Builder, acc: fx.Node) -> None:
@@ -284,10 +340,9 @@ def _scale(b: Builder, acc: fx.Node, constant_first: bool) -> None:
     """A product with a constant is a depthwise convolution of one tap; each value is a channel where pixels differ."""
     places = (1, 0) if constant_first else (0, 1)
     (x, factor), (zero_x, zero_factor) = ([acc.args[start + place] for place in places] for start in (0, 2))
-    value, given = b.value(x), b.constant(factor)
+    source, given = b.value(x), b.constant(factor)
     assert given is not None
-    if b.shape(acc) != b.shape(x):
-        raise Refusal("a constant operand is larger than the other", "expand the other in the model")
+    value = b.whole(Value(source.stream, np.broadcast_to(source.order, b.shape(acc)), source.fill))
     factors = np.zeros(value.stream.count, np.int64)
     factors[value.order.reshape(-1)] = np.broadcast_to(given, value.order.shape).reshape(-1) - integer(zero_factor)
     rows = factors.reshape(value.stream.pixels, value.stream.channels)
@@ -295,7 +350,7 @@ def _scale(b: Builder, acc: fx.Node, constant_first: bool) -> None:
         rows = factors[None]
     matrix = rows[0][:, None]
     y, requantizer, node = _result(b, acc, value.stream.count // len(matrix), len(matrix))
-    folded = _folded_bias(b, None, matrix, value.stream.low - integer(zero_x))
+    folded = _folded_bias(b, None, np.arange(len(matrix)), matrix, value.stream.low - integer(zero_x))
     reach = _sums(matrix, folded, value.stream)
     unit = (value.stream,), (y,), matrix, folded, requantizer, reach
     b.add(Depthwise(b.name(acc, "_unit"), node.name, *unit))
@@ -310,29 +365,46 @@ def _lookup(b: Builder, node: fx.Node) -> None:
     entries = table[np.arange(x.low, x.high + 1) - _TABLE_START]
     entries = np.clip(entries, y.low, y.high) - y.low  # beyond what is read: padding of another reader
     b.add(Lookup(b.name(node, "_unit"), node.name, (x,), (y,), entries))
-    b.values[node] = Value(y, value.order)
+    fill = None if value.fill is None else int(table[value.fill - _TABLE_START])
+    b.values[node] = Value(y, value.order, fill)
 
 
 def _cat(b: Builder, node: fx.Node) -> None:
-    sources, dim = list(node.args[0]), integer(node.args[1]) if len(node.args) > 1 else 0  # type: ignore[arg-type]
-    rank = len(b.shape(node))
-    values = [b.value(source) for source in sources]
-    axis, pixels = dim % rank, math.prod(size for i, size in enumerate(b.shape(node)) if i != dim % rank)
-    for value in values:
-        order = np.moveaxis(value.order, axis, -1).reshape(pixels, -1)
-        if not np.array_equal(order, np.arange(order.size).reshape(order.shape)):
-            raise Refusal("it joins along something else than channels", "cat(..., dim=1) of images")
-    stream = values[0].stream
+    sources = list(node.args[0])  # type: ignore[arg-type]  # a list, by its schema
+    axis = (integer(node.args[1]) if len(node.args) > 1 else 0) % len(b.shape(node))
+    values = [b.whole(b.value(source)) for source in sources]
+    found = values[0]
     for index, value in enumerate(values[1:], start=1):
-        last = index == len(values) - 1
-        channels = (stream.count + value.stream.count) // pixels
-        ends = min(stream.low, value.stream.low), max(stream.high, value.stream.high)
-        low, high = b._range(node) if last else ends
-        low, high = min(low, ends[0]), max(high, ends[1])
-        y = Stream(b.name(node, "" if last else "_part"), node.name, pixels, channels, low, high, side=not last)
-        b.add(Concat(b.name(node, "_unit"), node.name, (stream, value.stream), (y,)))
-        stream = y
-    b.place(node, stream, axis)
+        found = _joined(b, node, found, value, axis, last=index == len(values) - 1)
+    b.values[node] = found
+
+
+def _joined(b: Builder, node: fx.Node, left: Value, right: Value, axis: int, last: bool) -> Value:
+    """Two streams as one: as often a part of each as lets channels, rows or columns join in the order of an image."""
+    sizes = left.stream.count, right.stream.count
+    shape = np.concatenate([left.order, right.order], axis).shape
+    leading = math.prod(shape[2:axis]) if len(shape) == 4 and axis > 1 else 1
+    choices = [math.gcd(left.stream.pixels, right.stream.pixels), leading, 1]
+    joins = [(rounds, _join(left.order, right.order, sizes, rounds, axis)) for rounds in choices]
+    image = channels_last(shape)
+    rounds, order = next((join for join in joins if np.array_equal(join[1], image)), joins[0])
+    channels = shape[1] if len(shape) in (3, 4) and order.size % shape[1] == 0 else order.size // rounds
+    low, high = min(left.stream.low, right.stream.low), max(left.stream.high, right.stream.high)
+    low, high = b.padded_range(node, low, high) if last else (low, high)
+    name = b.name(node, "" if last else "_part")
+    y = Stream(name, node.name, order.size // channels, channels, low, high, side=not last)
+    b.add(Concat(b.name(node, "_unit"), node.name, (left.stream, right.stream), (y,), rounds))
+    return Value(y, order)
+
+
+def _join(left: Ints, right: Ints, sizes: tuple[int, int], rounds: int, axis: int) -> Ints:
+    """The order of two joined values, where so many times a part of each is sent."""
+    parts = [size // rounds for size in sizes]
+    moved = [
+        order // part * sum(parts) + order % part + before
+        for order, part, before in zip((left, right), parts, (0, parts[0]), strict=True)
+    ]
+    return np.concatenate(moved, axis)
 
 
 RULES: dict[object, Callable[[Builder, fx.Node], None]] = {

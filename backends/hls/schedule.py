@@ -11,7 +11,19 @@ from typing import Any
 import numpy as np
 
 from .design import Process, sparse_cycles
-from .graph import Concat, Depthwise, Geometry, GlobalPool, MatrixVector, MaxPool, Subsample, SumPool, Window
+from .graph import (
+    Concat,
+    Depthwise,
+    Geometry,
+    GlobalPool,
+    MatrixVector,
+    MaxPool,
+    Reorder,
+    Select,
+    SumPool,
+    Window,
+)
+from .orders import Ring
 from .requantizer import Ints
 
 
@@ -44,19 +56,53 @@ def turns(process: Process) -> int:
             return layer.pixels * blocks
         return sparse_cycles(layer.pixels, sum(map(len, process.steps)), columns // fold.simd)
     if isinstance(layer, Window):
+        if is_parallel(process):
+            return math.prod(layer.geometry.padded) * (layer.x.channels // fold.pe)
         return fill(process) + sum(max(row) for row in _rows(process, layer))
-    if isinstance(layer, Depthwise | MaxPool | SumPool | Subsample | GlobalPool):
+    if isinstance(layer, Reorder):
+        return ring(process, layer).turns
+    if isinstance(layer, Depthwise | MaxPool | SumPool | Select | GlobalPool):
         return process.reads[0].beats
     if isinstance(layer, Concat):
         return process.writes[0].beats
     return max(wire.beats for wire in (*process.reads, *process.writes))
 
 
+def is_parallel(process: Process) -> bool:
+    """Whether a window generator sends all taps of a window together."""
+    return isinstance(process.layer, Window) and process.fold.simd > 1
+
+
+def ring(process: Process, layer: Reorder) -> Ring:
+    """The memory of a reorder, in beats."""
+    return Ring.of(process.reads[0].beats, layer.sequence[:: process.fold.pe] // process.fold.pe)
+
+
 def fill(process: Process) -> int:
-    """The cycles before a window generator sends its first window of a frame; 0 for others."""
-    if not isinstance(process.layer, Window):
+    """The cycles before a window generator that sends tap by tap sends its first window of a frame; 0 for others."""
+    if not isinstance(process.layer, Window) or is_parallel(process):
         return 0
     return lines_for(process.layer.geometry, 0) * _line(process, process.layer)
+
+
+def room(process: Process, pace: int) -> dict[str, int]:
+    """Beats that come, or are wanted, at each stream of a process that works in bursts while nothing passes there.
+
+    Bursts: a window generator that sends windows whole stands still beyond the edges, a reorder before it sends.
+    pace: cycles from frame to frame. A pause lasts its turns at least; where the other side is slow, as long as what
+    passes there meanwhile takes.
+    """
+    if not is_parallel(process) and not isinstance(process.layer, Reorder):
+        return {}
+    plan, (x, y) = schedule(process), (process.reads[0], process.writes[0])
+    places = {x: (plan.reads[0], plan.writes[0]), y: (plan.writes[0], plan.reads[0])}
+    found = {}
+    for wire, (own, other) in places.items():
+        ends = np.append(own, own[0] + plan.turns)
+        passed = np.searchsorted(np.concatenate([other, other + plan.turns]), ends)
+        shares = int(np.diff(ends).max()) / pace, int(np.diff(passed).max()) / len(other)
+        found[wire.stream.name] = math.ceil(max(shares) * wire.beats)
+    return found
 
 
 def last_pixel(process: Process) -> int:
@@ -91,6 +137,8 @@ def _rows(process: Process, layer: Window) -> list[tuple[int, int]]:
 
 
 def _window(process: Process, layer: Window) -> Schedule:
+    if is_parallel(process):
+        return _parallel_window(process, layer)
     start = fill(process)
     reads, writes = [np.arange(start)], []
     for read, sent in _rows(process, layer):
@@ -100,12 +148,32 @@ def _window(process: Process, layer: Window) -> Schedule:
     return Schedule(start, (np.concatenate(reads),), (np.concatenate(writes),))
 
 
-def _subsample(process: Process, layer: Subsample) -> Schedule:
-    g, folds = layer.geometry, layer.x.channels // process.reads[0].lanes
-    rows, columns = (np.arange(count) * step for count, step in zip(g.out, g.stride, strict=True))
-    pixels = (rows[:, None] * g.plane[1] + columns).reshape(-1)
-    kept = (pixels[:, None] * folds + np.arange(folds)).reshape(-1)
-    return Schedule(process.reads[0].beats, (np.arange(process.reads[0].beats),), (kept,))
+def _parallel_window(process: Process, layer: Window) -> Schedule:
+    """The kernel moves over the padded image, a pixel a turn, and sends a window with the last pixel of it."""
+    g, folds = layer.geometry, layer.x.channels // process.fold.pe
+    inside, ends = [], []
+    for padded, before, size, span, stride, out in zip(
+        g.padded, g.padding, g.plane, g.span, g.stride, g.out, strict=True
+    ):
+        places = np.arange(padded)
+        inside.append((places >= before) & (places < before + size))
+        ends.append(np.isin(places, span - 1 + np.arange(out) * stride))
+    reads, writes = (
+        np.flatnonzero(np.repeat((rows[:, None] & columns).reshape(-1), folds)) for rows, columns in (inside, ends)
+    )
+    return Schedule(math.prod(g.padded) * folds, (reads,), (writes,))
+
+
+def _select(process: Process, layer: Select) -> Schedule:
+    beats = process.reads[0].beats
+    kept = layer.masks.kept.reshape(beats, -1)[:, 0]
+    return Schedule(beats, (np.arange(beats),), (np.flatnonzero(kept),))
+
+
+def _reorder(process: Process, layer: Reorder) -> Schedule:
+    plan = ring(process, layer)
+    reads, writes = np.arange(plan.taken) * plan.step, plan.lead + np.arange(len(plan.sequence))
+    return Schedule(plan.turns, (reads,), (writes,))
 
 
 def _matrix_vector(process: Process, layer: MatrixVector) -> Schedule:
@@ -143,9 +211,9 @@ def _global_pool(process: Process, layer: GlobalPool) -> Schedule:
 
 
 def _concat(process: Process, layer: Concat) -> Schedule:
-    beats, pixels = process.writes[0].beats, layer.y.pixels
-    left, right = (wire.beats // pixels for wire in process.reads)
-    reads = _each(pixels, left + right, np.arange(left)), _each(pixels, left + right, left + np.arange(right))
+    beats, rounds = process.writes[0].beats, layer.rounds
+    left, right = (wire.beats // rounds for wire in process.reads)
+    reads = _each(rounds, left + right, np.arange(left)), _each(rounds, left + right, left + np.arange(right))
     return Schedule(beats, reads, (np.arange(beats),))
 
 
@@ -176,7 +244,8 @@ def _convert(process: Process) -> Schedule:
 
 _SCHEDULES: dict[type, Callable[[Process, Any], Schedule]] = {
     Window: _window,
-    Subsample: _subsample,
+    Select: _select,
+    Reorder: _reorder,
     MatrixVector: _matrix_vector,
     Depthwise: _reducing,
     MaxPool: _reducing,

@@ -149,8 +149,15 @@ def simulate(design: Design, depths: Mapping[str, int], frames: int = _FRAMES, c
     by_name = dict(zip(names, channels, strict=True))
     ends = [(by_name[wire.stream.name], wire.beats) for _, wire in design.outputs]
     finished = [max(int(channel.read[(frame + 1) * beats - 1]) for channel, beats in ends) for frame in range(frames)]
-    interval = finished[-1] - finished[-2] if frames > 1 else finished[0]
-    return Timing(finished[0] + 1, interval, {name: channel.occupancy() for name, channel in by_name.items()})
+    return Timing(
+        finished[0] + 1, _interval(channels, frames), {name: channel.occupancy() for name, channel in by_name.items()}
+    )
+
+
+def _interval(channels: list[Channel], frames: int) -> int:
+    """Cycles from the last frame but one to the last, of the stream where these are most: others still catch up."""
+    ends = [(channel.read, len(channel.read) // frames) for channel in channels if len(channel.read)]
+    return max(int(read[-1]) - (int(read[-1 - beats]) if frames > 1 else 0) for read, beats in ends)
 
 
 def _run(actors: list[Actor], channels: list[Channel], frames: int) -> bool:

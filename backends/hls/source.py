@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .design import Process, Wire, in_fabric
+import numpy as np
+
+from .arrays import Array
+from .design import Process, Wire, in_fabric, is_unrolled
 from .graph import (
     Add,
     Concat,
+    Constant,
     Depthwise,
     Fork,
     Geometry,
@@ -18,15 +22,17 @@ from .graph import (
     MatrixVector,
     MaxPool,
     Multiply,
-    Subsample,
+    Reorder,
+    Select,
     SumPool,
     Window,
     acc_bits,
     weight_bits,
 )
+from .orders import loops
 from .requantizer import Form, Ints, Requantizer, signed_bits
+from .schedule import is_parallel, ring
 
-_WIDTH = 116
 _LEAST_TOTAL = 11
 """Holds what 8 bits and a zero point of 8 bits can differ by."""
 
@@ -35,16 +41,14 @@ _LEAST_TOTAL = 11
 class Code:
     """The C++ of one process.
 
-    kernel: the function, of the file `header`. shape: its parameters by name. arguments: what follows the streams,
-    names of `constants`. requantize: the struct that finishes sums. memory: the type of what is read from outside the
-    chip.
+    kernel: the function, of the file `header`. shape: its parameters by name. arrays: what follows the streams.
+    requantize: the struct that finishes sums. memory: the type of what is read from outside the chip.
     """
 
     kernel: str
     header: str
     shape: Mapping[str, object]
-    constants: tuple[str, ...] = ()
-    arguments: tuple[str, ...] = ()
+    arrays: tuple[Array, ...] = ()
     requantize: str | None = None
     memory: str | None = None
 
@@ -54,35 +58,6 @@ def code(process: Process) -> Code:
     if process.layer is None:
         return _convert(process)
     return _WRITERS[type(process.layer)](process, process.layer)
-
-
-# -- text ------------------------------------------------------------------------------------------------------------
-
-
-def braces(values: Any) -> str:
-    """Nested lists of numbers as a C++ initializer."""
-    if isinstance(values, list | tuple):
-        return "{" + ", ".join(map(braces, values)) + "}"
-    return str(int(values))
-
-
-def wrapped(text: str, indent: str = "    ") -> list[str]:
-    """Lines of at most `_WIDTH` characters, broken after commas."""
-    lines, line = [], ""
-    for part in text.split(", "):
-        piece = part + ", "
-        if line and len(line) + len(piece) > _WIDTH:
-            lines.append(indent + line.rstrip())
-            line = ""
-        line += piece
-    return [*lines, indent + line.removesuffix(", ")]
-
-
-def array(kind: str, name: str, sizes: Sequence[int], values: Any) -> tuple[str, ...]:
-    """A constant array."""
-    shape = "".join(f"[{size}]" for size in sizes)
-    lines = wrapped(f"{braces(values)};")
-    return (f"static const {kind} {name}{shape} =", *lines)
 
 
 # -- requantization --------------------------------------------------------------------------------------------------
@@ -98,8 +73,9 @@ class _Circuit:
     constants: list[Any]
 
 
-def circuit(requantizer: Requantizer | None, acc: tuple[int, int], y: Wire) -> _Circuit:
+def circuit(process: Process, layer: MatrixVector | Depthwise | SumPool | GlobalPool | Multiply) -> _Circuit:
     """The requantizer of a layer; without one the accumulator itself."""
+    requantizer, acc, y = layer.requantizer, layer.acc, process.writes[0]
     width = acc_bits(acc)
     shape: dict[str, object] = {"ACC": width, "OUT": y.stream.bits, "BASE": y.stream.low}
     if requantizer is None:
@@ -111,10 +87,15 @@ def circuit(requantizer: Requantizer | None, acc: tuple[int, int], y: Wire) -> _
         rows = [[row] for row in plain.thresholds.tolist()]
         return _Circuit("requantize_thresholds", shape, f"threshold_constants<{width + 1}, {shape['STEPS']}>", rows)
     names = {frozenset({Form.MULTIPLY}): "multiply", frozenset({Form.FLOAT}): "float"}
-    shape |= {"MOST": plain.quant_max, "ZERO": plain.zero_point, "TOTAL": total_bits(plain, acc)}
+    bits = max(plain.multiplier_bits, 1)
+    fixed = len(plain.form) == 1 or process.fold.pe == len(plain.form)  # each multiplier is a constant of the circuit
+    shape |= {
+        "MOST": plain.quant_max, "ZERO": plain.zero_point, "TOTAL": total_bits(plain, acc), "MULTIPLIER": bits,
+        "SCALE_FABRIC": int(fixed or in_fabric(process.fold, width, bits)),
+    }  # fmt: skip
     columns = plain.multiplier, plain.offset, plain.shift, plain.even, plain.form == Form.FLOAT
     rows = [list(map(int, row)) for row in zip(*columns, strict=True)]
-    kind = f"multiply_constants<{max(plain.multiplier_bits, 1)}, {offset_bits(plain)}>"
+    kind = f"multiply_constants<{bits}, {offset_bits(plain)}>"
     return _Circuit(f"requantize_{names.get(plain.forms, 'mixed')}", shape, kind, rows)
 
 
@@ -133,102 +114,128 @@ def offset_bits(requantizer: Requantizer) -> int:
     return signed_bits(int(requantizer.offset.min()), int(requantizer.offset.max()))
 
 
-def _channels(circuit: _Circuit, name: str, channels: int, pe: int) -> tuple[str, ...]:
+def _channels(circuit: _Circuit, channels: int, pe: int) -> Array:
     """Constants of every channel, arranged as folds of `pe`; one is repeated where all share it."""
     rows = circuit.constants
     if not rows:
         folds: list[Any] = [[[] for _ in range(pe)] for _ in range(channels // pe)]
-    else:
-        rows = rows * channels if len(rows) == 1 else rows
-        folds = [rows[start : start + pe] for start in range(0, channels, pe)]
-    return array(circuit.kind, name, (channels // pe, pe), folds)
+        return Array(circuit.kind, "requantize_with", (channels // pe, pe), folds, outside=True)
+    rows = rows * channels if len(rows) == 1 else rows
+    folds = [rows[start : start + pe] for start in range(0, channels, pe)]
+    return Array(circuit.kind, "requantize_with", (channels // pe, pe), folds, word=(2,), packed=True)
 
 
-def _one(circuit: _Circuit, name: str) -> tuple[str, ...]:
-    return (f"static const {circuit.kind} {name} = {braces(circuit.constants[0])};",)
+def _one(circuit: _Circuit) -> Array:
+    return Array(circuit.kind, "requantize_with", (), circuit.constants[0])
+
+
+def _bias_of(layer: MatrixVector | Depthwise, pe: int) -> Array:
+    values = layer.bias.reshape(-1, pe)
+    return Array(f"ap_int<{_bias(layer.bias)}>", "bias", values.shape, values.tolist(), word=(2,))
+
+
+def _beats(name: str, wire: Wire, *sizes: int, banks: tuple[int, ...] = (), apart: bool = False) -> Array:
+    """A memory of beats."""
+    return Array(f"beat<{wire.stream.bits}, {wire.lanes}>", name, sizes, banks=banks, packed=True, apart=apart)
 
 
 # -- layers ----------------------------------------------------------------------------------------------------------
 
 
 def _matrix_vector(process: Process, layer: MatrixVector) -> Code:
-    pe, simd = process.fold.pe, process.fold.simd
+    pe, simd, x = process.fold.pe, process.fold.simd, process.reads[0]
     rows, columns = layer.weight.shape
-    own, bits, bias = (
-        circuit(layer.requantizer, layer.acc, process.writes[0]),
-        weight_bits(layer.weight),
-        _bias(layer.bias),
-    )
-    tile = f"weight_tile<{bits}, {pe}, {simd}>"
+    own, bits = circuit(process, layer), weight_bits(layer.weight)
     tiles = layer.weight.reshape(rows // pe, pe, columns // simd, simd).transpose(0, 2, 1, 3)
     shape: dict[str, object] = {
         "PIXELS": layer.pixels, "ROWS": rows, "COLUMNS": columns, "PE": pe, "SIMD": simd, "IN": layer.x.bits,
-        "WEIGHT": bits, "BIAS": bias, "FABRIC": int(in_fabric(process.fold, layer.x.bits, bits)), **own.shape,
+        "WEIGHT": bits, "FABRIC": int(in_fabric(process.fold, layer.x.bits, bits)), **own.shape,
     }  # fmt: skip
-    constants = (
-        *array(f"ap_int<{bias}>", "bias", (rows // pe, pe), layer.bias.reshape(-1, pe).tolist()),
-        *_channels(own, "requantize", rows, pe),
+    finish = _bias_of(layer, pe), _channels(own, rows, pe)
+    if process.steps is not None:
+        return _sparse(process, layer, tiles, shape, own, finish)
+    flat = tiles.reshape(-1, pe, simd)
+    weights = _weights(bits, flat)
+    if is_unrolled(process):
+        return Code("mvau_unrolled", "mvau.h", shape, (weights, *finish), own.struct)
+    vector = _beats("vector", x, columns // simd)
+    if not process.fold.streamed:
+        return Code("mvau", "mvau.h", shape, (weights, *finish, vector), own.struct)
+    tile = f"weight_tile<{bits}, {pe}, {simd}>"
+    steps = Array(tile, "weights", (len(flat),), [[step] for step in flat.tolist()], outside=True)
+    return Code("mvau", "mvau.h", shape, (steps, *finish, vector), own.struct, tile)
+
+
+def _weights(bits: int, tiles: Ints) -> Array:
+    """int64[steps, pe, simd] as a memory of a word a step."""
+    return Array(f"ap_int<{bits}>", "weights", tiles.shape, tiles.tolist(), word=(2, 3))
+
+
+def _sparse(
+    process: Process,
+    layer: MatrixVector,
+    tiles: Ints,
+    shape: dict[str, object],
+    own: _Circuit,
+    finish: tuple[Array, ...],
+) -> Code:
+    """A unit with a static schedule."""
+    pe, x, folds = process.fold.pe, process.reads[0], tiles.shape[1]
+    assert process.steps is not None
+    packed, schedule = _packed(tiles, process.steps)
+    shape |= {"STEPS": len(schedule), "COLUMN": max(1, (folds - 1).bit_length())}
+    kind = f"sparse_step<{pe}, {shape['COLUMN']}>"
+    arrays = (
+        _weights(weight_bits(layer.weight), packed),
+        Array(kind, "schedule", (len(schedule),), schedule, packed=True),
+        *finish,
+        _beats("vectors", x, pe, 2, folds, banks=(1,)),
     )
-    steps = process.steps
-    if steps is None:
-        flat = [[step] for step in tiles.reshape(-1, pe, simd).tolist()]
-        weights = array(tile, "weights", (len(flat),), flat)
-        memory = tile if process.fold.streamed else None
-        arguments = "weights", "bias", "requantize"
-        return Code("mvau", "mvau.h", shape, (*weights, *constants), arguments, own.struct, memory)
-    packed, schedule = _packed(tiles, steps)
-    shape |= {"STEPS": len(schedule), "COLUMN": max(1, (columns // simd - 1).bit_length())}
-    listed = [
-        *array(tile, "weights", (len(packed),), [[step] for step in packed]),
-        *array(f"sparse_step<{pe}, {shape['COLUMN']}>", "schedule", (len(schedule),), schedule),
-    ]
-    names = "weights", "schedule", "bias", "requantize"
-    return Code("mvau_sparse", "mvau.h", shape, (*listed, *constants), names, own.struct)
+    return Code("mvau_sparse", "mvau.h", shape, arrays, own.struct)
 
 
 def _bias(values: Ints) -> int:
     return signed_bits(int(values.min()), int(values.max()))
 
 
-def _packed(tiles: Ints, steps: list[list[list[int]]]) -> tuple[list[Any], list[Any]]:
+def _packed(tiles: Ints, steps: list[list[list[int]]]) -> tuple[Ints, list[Any]]:
     """The tiles of a static schedule, and the schedule: for each step the blocks, and whether it is the fold's last."""
     packed, schedule = [], []
     for fold, plan in zip(tiles, steps, strict=True):
         for index, blocks in enumerate(plan):
-            rows = [fold[max(block, 0), p] * (block >= 0) for p, block in enumerate(blocks)]
-            packed.append([row.tolist() for row in rows])
+            packed.append([fold[max(block, 0), p] * (block >= 0) for p, block in enumerate(blocks)])
             schedule.append([[max(block, 0) for block in blocks], int(index == len(plan) - 1)])
-    return packed, schedule
+    return np.array(packed), schedule
 
 
 def _depthwise(process: Process, layer: Depthwise) -> Code:
-    pe, (channels, taps) = process.fold.pe, layer.weight.shape
-    own, bits, bias = (
-        circuit(layer.requantizer, layer.acc, process.writes[0]),
-        weight_bits(layer.weight),
-        _bias(layer.bias),
-    )
-    tiles = layer.weight.reshape(channels // pe, pe, taps).transpose(0, 2, 1).reshape(-1, pe, 1)
-    constants = (
-        *array(f"weight_tile<{bits}, {pe}, 1>", "weights", (len(tiles),), [[step] for step in tiles.tolist()]),
-        *array(f"ap_int<{bias}>", "bias", (channels // pe, pe), layer.bias.reshape(-1, pe).tolist()),
-        *_channels(own, "requantize", channels, pe),
-    )
+    pe, simd, (channels, taps) = process.fold.pe, process.fold.simd, layer.weight.shape
+    own, bits = circuit(process, layer), weight_bits(layer.weight)
+    tiles = layer.weight.reshape(channels // pe, pe, taps // simd, simd).transpose(0, 2, 1, 3).reshape(-1, pe, simd)
+    fabric = is_unrolled(process) or in_fabric(process.fold, layer.x.bits, bits)
     shape = {
-        "PIXELS": layer.y.pixels, "CHANNELS": channels, "TAPS": taps, "PE": pe, "IN": layer.x.bits, "WEIGHT": bits,
-        "BIAS": bias, **own.shape,
+        "PIXELS": layer.y.pixels, "CHANNELS": channels, "TAPS": taps, "PE": pe, "SIMD": simd, "IN": layer.x.bits,
+        "WEIGHT": bits, "FABRIC": int(fabric), **own.shape,
     }  # fmt: skip
-    return Code("depthwise", "depthwise.h", shape, constants, ("weights", "bias", "requantize"), own.struct)
+    arrays = _weights(bits, tiles), _bias_of(layer, pe), _channels(own, channels, pe)
+    return Code("depthwise", "depthwise.h", shape, arrays, own.struct)
 
 
 def _window(process: Process, layer: Window) -> Code:
-    g = layer.geometry
-    shape = {
-        "BY_CHANNEL": int(layer.by_channel), **_plane(process, g), "CHANNELS": layer.x.channels,
-        "KERNEL_Y": g.kernel[0], "KERNEL_X": g.kernel[1], "PAD_TOP": g.padding[0], "PAD_LEFT": g.padding[1],
-        "DILATION_Y": g.dilation[0], "DILATION_X": g.dilation[1], "LINES": g.lines, "PAD": layer.pad,
+    g, x = layer.geometry, process.reads[0]
+    shape: dict[str, object] = {
+        **_plane(process, g), "CHANNELS": layer.x.channels, "KERNEL_Y": g.kernel[0], "KERNEL_X": g.kernel[1],
+        "PAD_TOP": g.padding[0], "PAD_LEFT": g.padding[1], "DILATION_Y": g.dilation[0], "DILATION_X": g.dilation[1],
+        "PAD": layer.pad,
     }  # fmt: skip
-    return Code("window", "window.h", shape)
+    if is_parallel(process):
+        shape |= {"PADDED_ROWS": g.padded[0], "PADDED_WIDTH": g.padded[1]}
+        folds = layer.x.channels // x.lanes
+        above = _beats("lines", x, max(g.span[0] - 1, 1), g.padded[1] * folds, banks=(1,), apart=True)
+        pixels = _beats("pixels", x, *g.span, folds, banks=(1, 2), apart=True)
+        return Code("window_parallel", "window.h", shape, (above, pixels))
+    ring = _beats("ring", x, g.lines, g.plane[1] * (layer.x.channels // x.lanes))
+    return Code("window", "window.h", {"BY_CHANNEL": int(layer.by_channel), **shape, "LINES": g.lines}, (ring,))
 
 
 def _plane(process: Process, g: Geometry) -> dict[str, object]:
@@ -239,9 +246,33 @@ def _plane(process: Process, g: Geometry) -> dict[str, object]:
     }  # fmt: skip
 
 
-def _subsample(process: Process, layer: Subsample) -> Code:
-    folds = layer.x.channels // process.reads[0].lanes
-    return Code("subsample", "window.h", {**_plane(process, layer.geometry), "FOLDS": folds})
+def _select(process: Process, layer: Select) -> Code:
+    x, masks = process.reads[0], layer.masks
+    folds = masks.channels[:: x.lanes].tolist()
+    shape = {
+        "ROWS": len(masks.rows), "WIDTH": len(masks.columns), "FOLDS": len(folds), "LANES": x.lanes,
+        "BITS": x.stream.bits,
+    }  # fmt: skip
+    kept = {"rows": masks.rows.tolist(), "columns": masks.columns.tolist(), "folds": folds}
+    arrays = tuple(Array("bool", name, (len(mask),), mask, banks=(1,)) for name, mask in kept.items())
+    return Code("select", "order.h", shape, arrays)
+
+
+def _reorder(process: Process, layer: Reorder) -> Code:
+    x, plan = process.reads[0], ring(process, layer)
+    shape: dict[str, object] = {
+        "TAKEN": plan.taken, "SENT": len(plan.sequence), "TURNS": plan.turns, "STEP": plan.step, "LEAD": plan.lead,
+        "RING": plan.size, "LANES": x.lanes, "BITS": x.stream.bits,
+    }  # fmt: skip
+    ring_of_beats, nest = _beats("ring", x, plan.size), loops(plan.sequence)
+    if nest is None:
+        slots = (plan.sequence % plan.size).tolist()
+        kind = f"ap_uint<{max(1, (plan.size - 1).bit_length())}>"
+        return Code("reorder_by_table", "order.h", shape, (Array(kind, "slots", (len(slots),), slots), ring_of_beats))
+    nest = nest or [(1, 0)]
+    shape |= {"LOOPS": len(nest), "START": int(plan.sequence[0]) % plan.size}
+    listed = Array("reorder_loop", "loops", (len(nest),), [list(row) for row in nest], banks=(1,))
+    return Code("reorder", "order.h", shape, (listed, ring_of_beats))
 
 
 def _folded(process: Process) -> dict[str, object]:
@@ -250,24 +281,29 @@ def _folded(process: Process) -> dict[str, object]:
 
 
 def _max_pool(process: Process, layer: MaxPool) -> Code:
-    shape = {"PIXELS": layer.y.pixels, **_folded(process), "TAPS": layer.taps, "BITS": layer.y.bits}
+    shape = {
+        "PIXELS": layer.y.pixels, **_folded(process), "TAPS": layer.taps, "SIMD": process.fold.simd,
+        "BITS": layer.y.bits,
+    }  # fmt: skip
     return Code("max_pool", "pool.h", shape)
 
 
 def _sum_pool(process: Process, layer: SumPool) -> Code:
-    own = circuit(layer.requantizer, layer.acc, process.writes[0])
+    own = circuit(process, layer)
     shape = {
-        "PIXELS": layer.y.pixels, **_folded(process), "TAPS": layer.taps, "IN": layer.x.bits, "START": layer.bias,
-        **own.shape,
+        "PIXELS": layer.y.pixels, **_folded(process), "TAPS": layer.taps, "SIMD": process.fold.simd, "IN": layer.x.bits,
+        "START": layer.bias, **own.shape,
     }  # fmt: skip
-    return Code("sum_pool", "pool.h", shape, _one(own, "requantize"), ("requantize",), own.struct)
+    return Code("sum_pool", "pool.h", shape, (_one(own),), own.struct)
 
 
 def _global_pool(process: Process, layer: GlobalPool) -> Code:
-    own = circuit(layer.requantizer, layer.acc, process.writes[0])
+    own = circuit(process, layer)
     pixels = layer.x.count // layer.y.channels
     shape = {"PIXELS": pixels, **_folded(process), "IN": layer.x.bits, "START": layer.bias, **own.shape}
-    return Code("global_pool", "global_pool.h", shape, _one(own, "requantize"), ("requantize",), own.struct)
+    folds, pe = layer.y.channels // process.fold.pe, process.fold.pe
+    sums = Array(f"ap_int<{acc_bits(layer.acc)}>", "sums", (folds, pe), word=(2,), apart=True)
+    return Code("global_pool", "global_pool.h", shape, (_one(own), sums), own.struct)
 
 
 def _two(process: Process) -> dict[str, object]:
@@ -281,8 +317,9 @@ def _add(process: Process, layer: Add) -> Code:
     pair, y = layer.pair, layer.y
     if pair.table is not None:
         table = (pair.table.values - y.low).tolist()
-        constants = array(f"ap_uint<{y.bits}>", "table", (len(table), len(table[0])), table)
-        return Code("pair_table", "elementwise.h", _two(process), constants, ("table",))
+        pe = process.fold.pe
+        entries = Array(f"ap_uint<{y.bits}>", "table", (len(table), len(table[0])), table, readers=pe)
+        return Code("pair_table", "elementwise.h", _two(process), (entries,))
     a, b = pair.multiplier_a, pair.multiplier_b
     offset = pair.offset + left.low * a + right.low * b
     reach = [i * a + j * b + offset for i in (0, left.high - left.low) for j in (0, right.high - right.low)]
@@ -292,27 +329,40 @@ def _add(process: Process, layer: Add) -> Code:
         "MULTIPLIER_B": b, "OFFSET": offset, "SHIFT": pair.shift, "EVEN": int(pair.even), "ZERO": pair.zero_point,
         "LEAST": pair.quant_min, "MOST": pair.quant_max, "BASE": y.low, "EXCEPTIONS": len(listed),
     }  # fmt: skip
-    constants = array("pair_exception", "exceptions", (len(listed),), listed)
-    return Code("add", "elementwise.h", shape, constants, ("exceptions",))
+    return Code(
+        "add", "elementwise.h", shape, (Array("pair_exception", "exceptions", (len(listed),), listed, banks=(1,)),)
+    )
 
 
 def _multiply(process: Process, layer: Multiply) -> Code:
-    own = circuit(layer.requantizer, layer.acc, process.writes[0])
-    shape = {**_two(process), "FROM_A": layer.moves[0], "FROM_B": layer.moves[1], **own.shape}
-    return Code("multiply", "elementwise.h", shape, _one(own, "requantize"), ("requantize",), own.struct)
+    own = circuit(process, layer)
+    ends = [move + more for x, move in zip(layer.reads, layer.moves, strict=True) for more in (0, x.high - x.low)]
+    centred = signed_bits(min(ends), max(ends))
+    shape = {**_two(process), "FROM_A": layer.moves[0], "FROM_B": layer.moves[1], "CENTRED": centred, **own.shape}
+    return Code("multiply", "elementwise.h", shape, (_one(own),), own.struct)
 
 
 def _lookup(process: Process, layer: Lookup) -> Code:
     shape = {"COUNT": process.writes[0].beats, "PE": process.fold.pe, "IN": layer.x.bits, "OUT": layer.y.bits}
-    constants = array(f"ap_uint<{layer.y.bits}>", "table", (len(layer.table),), layer.table.tolist())
-    return Code("lookup", "elementwise.h", shape, constants, ("table",))
+    table = Array(
+        f"ap_uint<{layer.y.bits}>", "table", (len(layer.table),), layer.table.tolist(), readers=process.fold.pe
+    )
+    return Code("lookup", "elementwise.h", shape, (table,))
+
+
+def _constant(process: Process, layer: Constant) -> Code:
+    y = process.writes[0]
+    rows = layer.values.reshape(-1, y.lanes).tolist()
+    values = Array(f"ap_uint<{y.stream.bits}>", "values", (len(rows), y.lanes), rows, word=(2,))
+    return Code("constant", "streams.h", {"COUNT": y.beats, "LANES": y.lanes, "BITS": y.stream.bits}, (values,))
 
 
 def _concat(process: Process, layer: Concat) -> Code:
     (left, right), y = layer.reads, layer.y
     pe = process.fold.pe
     shape = {
-        "PIXELS": y.pixels, "LEFT_FOLDS": left.count // y.pixels // pe, "RIGHT_FOLDS": right.count // y.pixels // pe,
+        "ROUNDS": layer.rounds, "LEFT_FOLDS": left.count // layer.rounds // pe,
+        "RIGHT_FOLDS": right.count // layer.rounds // pe,
         "PE": pe, "LEFT": left.bits, "RIGHT": right.bits, "OUT": y.bits, "MOVE_LEFT": left.low - y.low,
         "MOVE_RIGHT": right.low - y.low,
     }  # fmt: skip
@@ -334,7 +384,8 @@ _WRITERS: dict[type, Callable[[Process, Any], Code]] = {
     MatrixVector: _matrix_vector,
     Depthwise: _depthwise,
     Window: _window,
-    Subsample: _subsample,
+    Select: _select,
+    Reorder: _reorder,
     MaxPool: _max_pool,
     SumPool: _sum_pool,
     GlobalPool: _global_pool,
@@ -342,5 +393,6 @@ _WRITERS: dict[type, Callable[[Process, Any], Code]] = {
     Multiply: _multiply,
     Lookup: _lookup,
     Concat: _concat,
+    Constant: _constant,
     Fork: _fork,
 }

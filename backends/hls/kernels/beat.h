@@ -21,10 +21,24 @@ template <int BITS, int LANES> struct beat {
 #endif
 };
 
-// One step of a matrix: the weights that PE outputs have for the same SIMD inputs.
-template <int BITS, int PE, int SIMD> struct weight_tile {
-    ap_int<BITS> weight[PE][SIMD];
-};
+// A product of an unsigned and a signed number, from look-up tables or from a multiplier of the device.
+template <int A, int B, int FABRIC> ap_int<A + B> product(ap_uint<A> a, ap_int<B> b) {
+#pragma HLS INLINE
+    if (FABRIC) {
+        const ap_int<A + B> result = a * b;
+#pragma HLS BIND_OP variable = result op = mul impl = fabric
+        return result;
+    }
+    const ap_int<A + B> result = a * b;
+#pragma HLS BIND_OP variable = result op = mul impl = dsp
+    return result;
+}
+
+// A place in a ring of SIZE, moved by SIZE at most.
+template <int SIZE> int around(int place) {
+#pragma HLS INLINE
+    return place < 0 ? place + SIZE : place >= SIZE ? place - SIZE : place;
+}
 
 constexpr int larger(int a, int b) { return a > b ? a : b; }
 

@@ -24,6 +24,7 @@ template <class S> ap_uint<S::OUT> pair_sum(ap_uint<S::A> a, ap_uint<S::B> b) {
 template <class S, class Exceptions>
 void add(hls::stream<beat<S::A, S::PE>> &left, hls::stream<beat<S::B, S::PE>> &right,
          hls::stream<beat<S::OUT, S::PE>> &out, const Exceptions &exceptions) {
+#pragma HLS INLINE
     for (int i = 0; i < S::COUNT; i++) {
 #pragma HLS PIPELINE II = 1
         const beat<S::A, S::PE> a = left.read();
@@ -46,6 +47,7 @@ void add(hls::stream<beat<S::A, S::PE>> &left, hls::stream<beat<S::B, S::PE>> &r
 template <class S, class Table>
 void pair_table(hls::stream<beat<S::A, S::PE>> &left, hls::stream<beat<S::B, S::PE>> &right,
                 hls::stream<beat<S::OUT, S::PE>> &out, const Table &table) {
+#pragma HLS INLINE
     for (int i = 0; i < S::COUNT; i++) {
 #pragma HLS PIPELINE II = 1
         const beat<S::A, S::PE> a = left.read();
@@ -59,10 +61,11 @@ void pair_table(hls::stream<beat<S::A, S::PE>> &left, hls::stream<beat<S::B, S::
     }
 }
 
-// (a + FROM_A) * (b + FROM_B), requantized. FROM turns what a stream carries into q - zero_point.
+// (a + FROM_A) * (b + FROM_B), requantized. FROM turns what a stream carries into q - zero_point, of CENTRED bits.
 template <class S, class Constants>
 void multiply(hls::stream<beat<S::A, S::PE>> &left, hls::stream<beat<S::B, S::PE>> &right,
               hls::stream<beat<S::OUT, S::PE>> &out, const Constants &constants) {
+#pragma HLS INLINE
     for (int i = 0; i < S::COUNT; i++) {
 #pragma HLS PIPELINE II = 1
         const beat<S::A, S::PE> a = left.read();
@@ -70,8 +73,9 @@ void multiply(hls::stream<beat<S::A, S::PE>> &left, hls::stream<beat<S::B, S::PE
         beat<S::OUT, S::PE> y;
         for (int p = 0; p < S::PE; p++) {
 #pragma HLS UNROLL
-            const ap_int<S::ACC> product = (a.lane[p] + S::FROM_A) * (b.lane[p] + S::FROM_B);
-            y.lane[p] = S::requantize::apply(product, constants);
+            const ap_int<S::CENTRED> left_value = a.lane[p] + S::FROM_A, right_value = b.lane[p] + S::FROM_B;
+            const ap_int<S::ACC> both = left_value * right_value;
+            y.lane[p] = S::requantize::apply(both, constants);
         }
         out.write(y);
     }
@@ -80,6 +84,7 @@ void multiply(hls::stream<beat<S::A, S::PE>> &left, hls::stream<beat<S::B, S::PE
 // Each value through a table: activation functions.
 template <class S, class Table>
 void lookup(hls::stream<beat<S::IN, S::PE>> &in, hls::stream<beat<S::OUT, S::PE>> &out, const Table &table) {
+#pragma HLS INLINE
     for (int i = 0; i < S::COUNT; i++) {
 #pragma HLS PIPELINE II = 1
         const beat<S::IN, S::PE> x = in.read();

@@ -5,15 +5,13 @@
 
 #include "requantize.h"
 
-template <class S, class Constants>
-void global_pool(hls::stream<beat<S::IN, S::PE>> &in, hls::stream<beat<S::OUT, S::PE>> &out,
-                 const Constants &constants) {
-    ap_int<S::ACC> sums[S::FOLDS][S::PE];
-#pragma HLS ARRAY_PARTITION variable = sums dim = 2 complete
+template <class S, class Constants, class Sums>
+void global_pool(hls::stream<beat<S::IN, S::PE>> &in, hls::stream<beat<S::OUT, S::PE>> &out, const Constants &constants,
+                 Sums &sums) {
+#pragma HLS INLINE
     for (int pixel = 0; pixel < S::PIXELS; pixel++) {
         for (int fold = 0; fold < S::FOLDS; fold++) {
 #pragma HLS PIPELINE II = 1
-#pragma HLS DEPENDENCE variable = sums inter false
             const beat<S::IN, S::PE> x = in.read();
             beat<S::OUT, S::PE> y;
             for (int p = 0; p < S::PE; p++) {

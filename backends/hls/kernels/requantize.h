@@ -6,7 +6,8 @@
 // and differ in how steps(acc) is computed. The compiler has proven the form of each channel equal to the definition,
 // a float32 product rounded half to even, over every accumulator that can occur.
 //
-// ACC: bits of the accumulator. TOTAL: bits of the product with its offset. OUT: bits of the stream.
+// ACC: bits of the accumulator. TOTAL: bits of the product with its offset. MULTIPLIER: bits of the multipliers.
+// SCALE_FABRIC: whether they are look-up tables. OUT: bits of the stream.
 #ifndef TERSOR_REQUANTIZE_H
 #define TERSOR_REQUANTIZE_H
 
@@ -30,9 +31,10 @@ template <int TOTAL, int ZERO, int LEAST, int MOST, int BASE, int OUT> ap_uint<O
     return moved - BASE;
 }
 
-template <int ACC, int TOTAL, class Constants> ap_int<TOTAL> multiply_shift(ap_int<ACC> acc, const Constants &c) {
+template <int ACC, int TOTAL, int FABRIC, int MULTIPLIER, class Constants>
+ap_int<TOTAL> multiply_shift(ap_int<ACC> acc, const Constants &c) {
 #pragma HLS INLINE
-    const ap_int<TOTAL> total = acc * c.multiplier + c.offset;
+    const ap_int<TOTAL> total = product<MULTIPLIER, ACC, FABRIC>(c.multiplier, acc) + c.offset;
     ap_int<TOTAL> steps = total >> c.shift;
     const ap_int<TOTAL> back = steps << c.shift;
     const bool is_odd = (steps & 1) == 1;
@@ -83,7 +85,7 @@ template <class S> struct requantize_multiply {
     template <class Constants> static ap_uint<S::OUT> apply(ap_int<S::ACC> acc, const Constants &c) {
 #pragma HLS INLINE
         return onto_grid<S::TOTAL, S::ZERO, S::LEAST, S::MOST, S::BASE, S::OUT>(
-            multiply_shift<S::ACC, S::TOTAL>(acc, c));
+            multiply_shift<S::ACC, S::TOTAL, S::SCALE_FABRIC, S::MULTIPLIER>(acc, c));
     }
 };
 
@@ -100,7 +102,7 @@ template <class S> struct requantize_mixed {
     template <class Constants> static ap_uint<S::OUT> apply(ap_int<S::ACC> acc, const Constants &c) {
 #pragma HLS INLINE
         const ap_int<S::TOTAL> steps =
-            c.is_float == 1 ? float_product<S::ACC, S::TOTAL>(acc, c) : multiply_shift<S::ACC, S::TOTAL>(acc, c);
+            c.is_float == 1 ? float_product<S::ACC, S::TOTAL>(acc, c) : multiply_shift<S::ACC, S::TOTAL, S::SCALE_FABRIC, S::MULTIPLIER>(acc, c);
         return onto_grid<S::TOTAL, S::ZERO, S::LEAST, S::MOST, S::BASE, S::OUT>(steps);
     }
 };

@@ -8,6 +8,7 @@
 template <class S>
 void fork(hls::stream<beat<S::BITS, S::LANES>> &in, hls::stream<beat<S::BITS, S::LANES>> &first,
           hls::stream<beat<S::BITS, S::LANES>> &second) {
+#pragma HLS INLINE
     for (int i = 0; i < S::COUNT; i++) {
 #pragma HLS PIPELINE II = 1
         const beat<S::BITS, S::LANES> value = in.read();
@@ -16,11 +17,27 @@ void fork(hls::stream<beat<S::BITS, S::LANES>> &in, hls::stream<beat<S::BITS, S:
     }
 }
 
-// Channels of two streams one after the other in every pixel. MOVE is the difference of what stands for the same value.
+// The same values in every frame. COUNT cycles a frame.
+template <class S, class Values> void constant(hls::stream<beat<S::BITS, S::LANES>> &out, const Values &values) {
+#pragma HLS INLINE
+    for (int i = 0; i < S::COUNT; i++) {
+#pragma HLS PIPELINE II = 1
+        beat<S::BITS, S::LANES> y;
+        for (int lane = 0; lane < S::LANES; lane++) {
+#pragma HLS UNROLL
+            y.lane[lane] = values[i][lane];
+        }
+        out.write(y);
+    }
+}
+
+// ROUNDS times a part of one stream, then a part of another: in every pixel the channels of both, for example. MOVE is
+// the difference of what stands for the same value.
 template <class S>
 void concat(hls::stream<beat<S::LEFT, S::PE>> &left, hls::stream<beat<S::RIGHT, S::PE>> &right,
             hls::stream<beat<S::OUT, S::PE>> &out) {
-    for (int pixel = 0; pixel < S::PIXELS; pixel++) {
+#pragma HLS INLINE
+    for (int round = 0; round < S::ROUNDS; round++) {
         for (int fold = 0; fold < S::LEFT_FOLDS + S::RIGHT_FOLDS; fold++) {
 #pragma HLS PIPELINE II = 1
             beat<S::OUT, S::PE> y;
@@ -44,6 +61,7 @@ void concat(hls::stream<beat<S::LEFT, S::PE>> &left, hls::stream<beat<S::RIGHT, 
 
 // From FROM to TO values at once. max(COUNT / FROM, COUNT / TO) cycles a frame of COUNT values.
 template <class S> void convert(hls::stream<beat<S::BITS, S::FROM>> &in, hls::stream<beat<S::BITS, S::TO>> &out) {
+#pragma HLS INLINE
     ap_uint<S::BITS> held[S::FROM + S::TO];
 #pragma HLS ARRAY_PARTITION variable = held complete
     int have = 0;

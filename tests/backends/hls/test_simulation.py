@@ -18,6 +18,7 @@ from tersor.backends.hls.rules import RULES
 from tersor.ir.program import Program
 from tersor.ir.quantization import INT4, INT8, W4A8, Scheme
 
+from .architectures import ARCHITECTURES
 from .models import DsCnn, Mixed, MobileNetV2, ResNet, emitted, jet_tagger, quantized, sequence
 
 pytestmark = pytest.mark.usefixtures("compiler")
@@ -72,6 +73,13 @@ def test_no_bit_differs(name: str, tmp_path: Path) -> None:
     make, shape, scheme = QUICK[name]
     torch.manual_seed(7)
     agree(*emitted(quantized(make(), shape, scheme), tmp_path, Hls()))
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_no_bit_differs_where_values_move(name: str, tmp_path: Path) -> None:
+    make, shape = ARCHITECTURES[name]
+    torch.manual_seed(7)
+    agree(*emitted(quantized(make(), shape), tmp_path, Hls("u50" if len(name) % 2 else "zynq7020")))
 
 
 SLOW: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {

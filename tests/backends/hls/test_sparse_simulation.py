@@ -49,8 +49,8 @@ def folded(program: Program, out: Path, **changes: object) -> Hls:
     document = json.loads((out / "folding.json").read_text())
     for layer in document["layers"].values():
         for kind in ("pe", "simd"):
-            layer[kind] = max(d for d in (1, 2, 4) if layer[f"{kind}_divides"] % d == 0)
-        if layer["simd_divides"] > 1:
+            layer[kind] = max(set(layer[f"{kind}_may_be"]) & {1, 2, 4})
+        if layer["simd_may_be"] != [1]:
             layer.update(changes)
     path = out / "edited.json"
     path.write_text(json.dumps(document))
@@ -131,8 +131,8 @@ def test_mixed_folds(tmp_path: Path) -> None:
     document = json.loads((tmp_path / "fold" / "folding.json").read_text())
     for index, layer in enumerate(document["layers"].values()):
         for kind in ("pe", "simd"):
-            limit = layer[f"{kind}_divides"]
-            layer[kind] = [d for d in range(1, limit + 1) if limit % d == 0][-1 - index % 2 if limit > 1 else -1]
+            legal = layer[f"{kind}_may_be"]
+            layer[kind] = legal[-1 - index % 2 if len(legal) > 1 else -1]
     path = tmp_path / "edited.json"
     path.write_text(json.dumps(document))
     agree(*emitted(program, tmp_path / "out", Hls(folding=path)))

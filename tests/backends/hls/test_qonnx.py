@@ -55,7 +55,22 @@ def test_no_bit_differs(name: str) -> None:
             np.testing.assert_array_equal(output, expected.numpy())
 
 
-READ = frozenset("Quant Conv MatMul Add Mul Div Transpose Reshape MaxPool GlobalAveragePool Concat Identity".split())
+READ = frozenset(
+    [
+        "Quant",
+        "Conv",
+        "MatMul",
+        "Add",
+        "Mul",
+        "Div",
+        "Transpose",
+        "Reshape",
+        "MaxPool",
+        "GlobalAveragePool",
+        "Concat",
+        "Identity",
+    ]
+)
 """Operators that both FINN and hls4ml have."""
 
 

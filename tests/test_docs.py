@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import sys
@@ -116,3 +117,25 @@ def test_every_decision_is_listed() -> None:
     folder = ROOT / "docs" / "decisions"
     listed = LINK.findall((folder / "README.md").read_text(encoding="utf-8"))
     assert listed == sorted(path.name for path in folder.glob("[0-9]*.md"))
+
+
+ROW = re.compile(r"^\| [^|]+\|([^|]+)\|([^|]+)\| `(\w+\.json)` \|$", re.MULTILINE)
+NUMBER = re.compile(r"\d+(?:\.\d+)?")
+
+
+def measured(file: str) -> list[float]:
+    """Every number in a file of results: what was measured, and what the notes say."""
+    rows = json.loads((ROOT / "benchmarks" / "results" / file).read_text(encoding="utf-8"))["rows"]
+    figures = [row["ours"] for row in rows] + [row["peer"]["figure"] for row in rows if row["peer"]]
+    noted = [float(number) for row in rows for number in NUMBER.findall(row["note"])]
+    return [float(figure) for figure in figures if figure is not None] + noted
+
+
+def test_figures_of_the_readme_are_measured() -> None:
+    """Each number of a row that names a file of results is one of that file's, as it rounds."""
+    rows = ROW.findall((ROOT / "README.md").read_text(encoding="utf-8"))
+    assert rows
+    for ours, peer, file in rows:
+        for number in NUMBER.findall(f"{ours} {peer}"):
+            digits = len(number.partition(".")[2])
+            assert any(f"{figure:.{digits}f}" == number for figure in measured(file)), f"{number} is not in {file}"

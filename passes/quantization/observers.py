@@ -7,6 +7,7 @@ adding neighbouring bins exactly, so the result does not depend on the order of 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +20,8 @@ from ..processes import least, summed, world
 
 BINS = 8192
 _MASKED = 1e30
+SMALLEST_SCALE = 2.0**-62
+"""Less counts as zero: the product of two scales, on which accumulators stand, has to be a normal float32."""
 _SHARES = [1 - 0.9 * step / 100 for step in range(100)]
 _MOMENTUM = 0.1
 
@@ -106,7 +109,7 @@ class Statistics:
     def _widen(self, largest: float) -> None:
         if largest < self.limit or largest == 0:
             return
-        self._widen_to(2.0 ** math.frexp(largest)[1])
+        self._widen_to(max(2.0 ** math.frexp(largest)[1], SMALLEST_SCALE))
 
     def _widen_to(self, limit: float) -> None:
         while self.limit and self.limit < limit:
@@ -133,9 +136,11 @@ class Statistics:
         """The shrunk range with the least cost: expected squared error, or divergence (Migacz, GTC 2017)."""
         used = self.counts > 0
         centers, counts = self._centers()[used], self.counts[used]
-        cost = _divergence if self.observer is Observer.ENTROPY else _squared_error
         candidates = [Range(full.low * share, full.high * share) for share in _SHARES]
-        costs = [cost(centers, counts, candidate, kind) for candidate in candidates]
+        if self.observer is Observer.ENTROPY:
+            costs = [_divergence(centers, counts, candidate, kind) for candidate in candidates]
+        else:
+            costs = squared_errors(centers, counts, candidates, kind)
         return candidates[costs.index(min(costs))]
 
 
@@ -150,7 +155,7 @@ def _without_masks(values: Tensor) -> Tensor:
 def grid(span: Range, kind: QuantType) -> tuple[float, int]:
     """Scale and zero point of the grid over a range, the scale exact in float32.
 
-    An empty range (all values zero) has scale 1.
+    An empty range (all values zero, or as good as) has scale 1.
     """
     if kind.symmetric:
         scale = max(-span.low, span.high) / kind.qmax
@@ -158,18 +163,29 @@ def grid(span: Range, kind: QuantType) -> tuple[float, int]:
     else:
         scale = (span.high - span.low) / (kind.qmax - kind.qmin)
         zero_point = round(kind.qmin - span.low / scale) if scale else 0
-    smallest = torch.finfo(torch.float32).tiny
-    scale = torch.tensor(scale if scale > smallest else 1.0, dtype=torch.float32).item()
+    scale = torch.tensor(scale if scale > SMALLEST_SCALE else 1.0, dtype=torch.float32).item()
     return scale, max(kind.qmin, min(kind.qmax, zero_point))
 
 
-def _squared_error(centers: Tensor, counts: Tensor, span: Range, kind: QuantType) -> float:
-    """Rounding costs a twelfth of a squared step; beyond the grid the distance to its end counts."""
-    scale, zero_point = grid(span, kind)
-    low, high = (kind.qmin - zero_point) * scale, (kind.qmax - zero_point) * scale
-    beyond = (centers - centers.clamp(low - scale / 2, high + scale / 2)).abs()
-    clipped = torch.where(beyond > 0, (beyond + scale / 2).square(), scale * scale / 12)
-    return float(clipped @ counts)
+def squared_errors(centers: Tensor, counts: Tensor, spans: Sequence[Range], kind: QuantType) -> list[float]:
+    """The squared error of the data on the grid over each range.
+
+    Rounding costs a twelfth of a squared step; beyond the grid the distance to its end counts. With the running sums of
+    1, c and c**2 over the bins, what lies beyond an end is found without going through the bins again for each range.
+    """
+    moments = [(counts * centers**power).cumsum(0) for power in range(3)]
+    below = [torch.cat([sums.new_zeros(1), sums]) for sums in moments]
+    costs = []
+    for span in spans:
+        scale, zero_point = grid(span, kind)
+        low, high = (kind.qmin - zero_point) * scale, (kind.qmax - zero_point) * scale
+        ends = torch.tensor([low - scale / 2, high + scale / 2], dtype=torch.float64)
+        first, last = int(torch.searchsorted(centers, ends[0])), int(torch.searchsorted(centers, ends[1], right=True))
+        left = [float(sums[first]) for sums in below]
+        right = [float(sums[-1] - sums[last]) for sums in below]
+        clipped = sum(s2 - 2 * end * s1 + end * end * s0 for (s0, s1, s2), end in ((left, low), (right, high)))
+        costs.append(clipped + scale * scale / 12 * float(below[0][last] - below[0][first]))
+    return costs
 
 
 def _divergence(centers: Tensor, counts: Tensor, span: Range, kind: QuantType) -> float:
@@ -205,7 +221,7 @@ def weight_scales(weight: Tensor, axis: int | None, kind: QuantType, observer: O
     scale = largest / kind.qmax
     if observer is Observer.MSE:
         scale = _least_squares_scale(matrix, scale, kind)
-    tiny = scale <= torch.finfo(torch.float32).tiny
+    tiny = scale <= SMALLEST_SCALE
     scale = torch.where(tiny, scale.max() if bool((~tiny).any()) else torch.tensor(1.0), scale)
     return scale.reshape(()) if axis is None else scale
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 
 from tersor.ir.integer_stage import is_lowered
 from tersor.ir.program import Program
@@ -61,12 +61,12 @@ class SettleGrids(Pass):
         """Whether the pair's output scale was moved: up, or down where a clamp ends the grid."""
         if pair.agrees(program):
             return False
-        scale = program.tensor(pair.output.scale).detach()
+        scale = pair.output.step(program)
         for step in range(1, self.most + 1):
-            program.set_tensor(pair.output.scale, (scale * (1 + pair.direction * step * _NUDGE)).float())
-            if pair.agrees(program):
+            tried = (scale * (1 + pair.direction * step * _NUDGE)).float()
+            if pair.agrees(program, tried):
+                program.set_tensor(pair.output.scale, tried.reshape(program.tensor(pair.output.scale).shape))
                 return True
-        program.set_tensor(pair.output.scale, scale)
         return False
 
 
@@ -79,10 +79,11 @@ class _Pair:
     output: IntegerGrid
     direction: int
 
-    def agrees(self, program: Program) -> bool:
-        """Whether every kernel gives the same bits."""
+    def agrees(self, program: Program, tried: Tensor | None = None) -> bool:
+        """Whether every kernel gives the same bits, with `tried` for the output's scale where that is given."""
         every = (*self.inputs, self.output)
-        scales = torch.stack([grid.step(program) for grid in every])
+        moved = {} if tried is None else {self.output.scale: tried}
+        scales = torch.stack([moved.get(grid.scale, grid.step(program)) for grid in every])
         left, right, result = (grid.zero_point for grid in every)
         grids = PairGrids(scales, (left, right, result), self.output.quant_min, self.output.quant_max)
         return agree(self.node.target, grids)

@@ -13,7 +13,14 @@ from torch import Tensor
 
 from tersor.ir.errors import CalibrationError
 from tersor.ir.quantization import Observer, QuantType
-from tersor.passes.quantization.observers import Range, Statistics, grid, pair_safe_scales, weight_scales
+from tersor.passes.quantization.observers import (
+    Range,
+    Statistics,
+    grid,
+    pair_safe_scales,
+    squared_errors,
+    weight_scales,
+)
 
 UINT8_LIKE = QuantType(8, symmetric=False)
 SYMMETRIC = QuantType(8, symmetric=True)
@@ -144,3 +151,32 @@ def test_pair_safe_scales_never_let_int16_saturate(seed: int, inputs: int, outpu
     for row in steps.permute(0, 2, 3, 1).reshape(outputs, -1).tolist():
         pairs = zip(row[0::2], row[1::2], strict=False)
         assert all(abs(255 * (first + second)) <= 2**15 for first, second in pairs)
+
+
+@pytest.mark.parametrize("largest", [1e-45, 1e-38, 1e-30, 1e-19, 1e29])
+@pytest.mark.parametrize("observer", list(Observer))
+def test_values_of_any_size_get_a_usable_scale(observer: Observer, largest: float) -> None:
+    values = torch.linspace(-largest, largest, 100)
+    scale, zero_point = grid(collected(observer, [values, values / 3]).range(UINT8_LIKE, 99.9), UINT8_LIKE)
+    assert -128 <= zero_point <= 127
+    assert 2.0**-62 <= scale < 1e28
+    weights = weight_scales(values.reshape(1, -1), 0, SYMMETRIC, Observer.MIN_MAX)
+    assert bool(weights * scale >= torch.finfo(torch.float32).tiny)
+
+
+@given(seeds, kinds, st.floats(-4, 4))
+@settings(max_examples=30, deadline=None)
+def test_errors_of_all_ranges_at_once_are_those_summed_bin_by_bin(seed: int, kind: QuantType, shift: float) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    centers = torch.linspace(-8, 8, 999, dtype=torch.float64) + shift
+    counts = torch.randint(0, 50, (999,), generator=generator).double()
+    spans = [Range(min(-8 * share + shift, 0), max(8 * share + shift, 0)) for share in (1.0, 0.6, 0.3, 0.1)]
+    for span, found in zip(spans, squared_errors(centers, counts, spans, kind), strict=True):
+        scale, zero = grid(span, kind)
+        ends = (kind.qmin - zero) * scale, (kind.qmax - zero) * scale
+        outside = (centers - centers.clamp(*ends)).abs()
+        beyond = (centers < ends[0] - scale / 2) | (centers > ends[1] + scale / 2)
+        expected = (
+            torch.where(beyond, outside.square(), torch.tensor(scale * scale / 12, dtype=torch.float64)) * counts
+        ).sum()
+        assert found == pytest.approx(float(expected), rel=1e-9)

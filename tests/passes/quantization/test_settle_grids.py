@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from tersor.frontends.torch_export import trace
 from tersor.ir.program import Program
 from tersor.ir.proofs import refute_pairs
+from tersor.passes.quantization import settle_grids
 from tersor.passes.quantization.calibrate import Calibrate
 from tersor.passes.quantization.insert_fake_quant import InsertFakeQuant
 from tersor.passes.quantization.kernel_forms import FORMS, PairGrids, agree
@@ -84,3 +85,12 @@ def test_what_may_not_move_is_left_and_named() -> None:
 
 def moved(program: Program) -> bool:
     return "0 scales moved" not in SettleGrids()(program).history[-1].notes[0]
+
+
+def test_what_cannot_be_settled_stays_the_same_tensor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settle_grids, "agree", lambda operator, grids: False)
+    program = calibrated(0)
+    before = program.tensors()
+    result = SettleGrids(most=2).run(program)
+    assert not result.modified
+    assert all(result.program.tensors()[name] is tensor for name, tensor in before.items())

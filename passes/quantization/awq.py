@@ -16,6 +16,7 @@ from tersor.ir.stage import Stage
 from ..base import Pass, PassResult, Promise
 from ..progress import track
 from .block_weights import INT4_BLOCKS, BlockScheme, on_blocks
+from .finite import refuse_unfinite_weights
 from .migration import Site, linear_sites, migrate, multiplied
 from .placement import matches
 from .smooth_quant import read_rows
@@ -58,6 +59,7 @@ class AWQ(Pass):
 
     def run(self, program: Program) -> PassResult:
         """Scale every value that gains by it."""
+        refuse_unfinite_weights(program)
         sites = [
             site
             for site in linear_sites(program)

@@ -20,7 +20,8 @@ from ..base import Pass, PassResult, Promise
 from ..compare import node_values
 from ..processes import of_the_first, rank, world
 from ..progress import track
-from .calibration_data import length, refuse_unfinite, required
+from .calibration_data import length, required
+from .finite import refuse_unfinite
 from .observers import Range, Statistics, grid, pair_safe_scales, weight_scales
 from .output_range import Readers, readers_of
 from .roles import WEIGHTS, Role, WeightLayout, clamp_range, operands, role_of
@@ -96,6 +97,7 @@ class Calibrate(Pass):
             if count % world() == rank():
                 node_values(program, inputs, visit)
             if failed:
+                failed[0].what = f"calibration batch {count}"
                 raise refuse_unfinite(program, inputs, failed[0])
             count += 1
         for one in seen.values():
@@ -119,8 +121,11 @@ class Calibrate(Pass):
     def _activation_grid(self, seen: dict[str, _Seen], node: fx.Node) -> tuple[Tensor, Tensor]:
         source, group, _, quant_min, quant_max, symmetric = node.args
         kind = _quant_type(int(quant_min), int(quant_max), bool(symmetric))  # type: ignore[arg-type]
-        span = seen[str(group)].range(kind, self.percentile)
         assert isinstance(source, fx.Node)
+        try:
+            span = seen[str(group)].range(kind, self.percentile)
+        except CalibrationError as error:
+            raise CalibrationError(error.what, node=source, found=error.found, hint=error.hint) from None
         scale, zero_point = grid(span, kind)
         scale = _within_clamp(source, scale, zero_point, span, kind)
         return torch.tensor(scale), torch.tensor(zero_point, dtype=torch.int32)

@@ -7,13 +7,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
-import torch
-from torch import Tensor, fx, nn
+from torch import Tensor
 
 from tersor.ir.errors import CalibrationError, SignatureError
 from tersor.ir.program import Program
-
-from ..compare import node_values
+from tersor.ir.signature import TensorSpec
 
 KEPT = 16
 """How many batches are kept for passes that read the data after it has been consumed."""
@@ -27,6 +25,7 @@ class Replay:
     """
 
     def __init__(self, batches: Iterable[Any], keep: int = KEPT) -> None:
+        _refuse_one_batch(batches)
         self._batches = batches
         self._keep = keep
         self._kept: list[Any] = []
@@ -85,55 +84,79 @@ def flat_inputs(program: Program, batches: Iterable[Any]) -> Iterator[list[Tenso
                 f"calibration batch {index} does not fit: {error.what}",
                 expected=error.expected,
                 found=error.found,
-                hint="a batch is what the model is called with, no labels: a tensor, a tuple, or a dict by keyword",
+                hint=_how_to_fit(program, batch, tuple(args)),
             ) from error
+
+
+def _refuse_one_batch(batches: object) -> None:
+    """One batch in place of a collection of them would be read row by row, or key by key."""
+    single = isinstance(batches, Tensor | Mapping | str)
+    if not single and isinstance(batches, Iterable):
+        return
+    again = "call it: calibration=batches()" if callable(batches) else "give several batches, or [batch] for one"
+    raise CalibrationError(
+        "calibration data is not a collection of batches",
+        expected="a list, a DataLoader, a generator: anything that gives one batch after another",
+        found=type(batches).__name__,
+        hint=again,
+    )
+
+
+def _how_to_fit(program: Program, batch: Any, args: tuple[Any, ...]) -> str:
+    """What to do about a batch that the program does not take."""
+    signature = program.signature
+    names = tuple(dict.fromkeys((*signature.parameters, *signature.kwargs.keys)))
+    if isinstance(batch, Mapping):
+        wanted = {spec.name for spec in signature.inputs}
+        strange = [str(key) for key in batch if key not in names]
+        missing = [name for name in names if name in wanted and name not in batch]
+        parts = [f"leave out {', '.join(strange)}"] if strange else []
+        parts += [f"give {', '.join(missing)}"] if missing else []
+        return " and ".join(parts) if parts else _USE
+    others = [type(value).__name__ for value in args if not isinstance(value, Tensor)]
+    if others:
+        return f"give tensors in place of {others[0]}"
+    if len(args) > len(signature.inputs):
+        return f"give the {len(signature.inputs)} inputs alone, without labels, as [image for image, label in loader]"
+    for spec, value in zip(signature.inputs, args, strict=False):
+        if value.dtype is not spec.dtype:
+            return f"cast it: batch.to({spec.dtype})"
+        if _differs_in_rows_alone(spec, value):
+            return (
+                f"trace with dynamic={{{spec.name!r}: {{0: 'batch'}}}}, or give batches of {spec.shape[0]}, as a "
+                "DataLoader does with drop_last=True"
+            )
+        if len(spec.shape) == value.dim() + 1:
+            return "a batch has all dimensions, the first too: batch.unsqueeze(0)"
+    return _USE
+
+
+_USE = "a batch is what the model is called with, no labels: a tensor, a tuple, or a dict by keyword"
+
+
+def _differs_in_rows_alone(spec: TensorSpec, value: Tensor) -> bool:
+    fixed = bool(spec.shape) and isinstance(spec.shape[0], int) and len(spec.shape) == value.dim()
+    return fixed and spec.shape[0] != value.shape[0] and tuple(spec.shape[1:]) == tuple(value.shape[1:])
 
 
 def required(program: Program, batches: Iterable[Any] | None, count: int | None = None) -> Iterator[list[Tensor]]:
     """Flat inputs of all batches, or of the first `count`. Raises CalibrationError where there are none."""
     if batches is None:
         raise CalibrationError("calibration data is missing", hint="give batches=..., or Quantize(calibration=batches)")
+    _refuse_one_batch(batches)
     empty = True
     for inputs in flat_inputs(program, batches if count is None else first_batches(batches, count)):
         empty = False
         yield inputs
     if empty:
-        raise CalibrationError("calibration data is empty", expected="at least one batch", found="none")
+        raise CalibrationError(
+            "calibration data is empty",
+            expected="at least one batch",
+            found="none",
+            hint="a generator gives its batches once: make it anew, or give a list or a DataLoader",
+        )
 
 
 def length(batches: Iterable[Any]) -> int | None:
     """How many batches there are, where that is known."""
     return operator.length_hint(batches) or None
-
-
-def first_unfinite(program: Program, inputs: list[Tensor]) -> fx.Node | None:
-    """The first node whose value holds NaN or infinity; None where none does.
-
-    Minus infinity in what is no parameter is how attention masks are written, and passes.
-    """
-    found: list[fx.Node] = []
-
-    def visit(node: fx.Node, value: Any) -> None:
-        if not found and isinstance(value, Tensor) and value.is_floating_point() and _is_bad(value):
-            found.append(node)
-
-    node_values(program, inputs, visit)
-    return found[0] if found else None
-
-
-def _is_bad(value: Tensor) -> bool:
-    bad = torch.isnan(value) | (value == torch.inf)
-    if isinstance(value, nn.Parameter):
-        bad |= value == -torch.inf
-    return bool(bad.any())
-
-
-def refuse_unfinite(program: Program, inputs: list[Tensor], error: CalibrationError) -> CalibrationError:
-    """The error about a value that is not finite, with the node where the first such value appears."""
-    node = first_unfinite(program, inputs)
-    if node is None:
-        return error
-    where = "a weight" if node.op == "get_attr" else "an input" if node.op == "placeholder" else "a value"
-    return CalibrationError(
-        f"{error.what}: {where} is not finite", node=node, found=error.found, hint="it first appears at this node"
-    )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from tersor.ir.program import Program
 
 from ..base import Pass, PassResult
+from .finite import refuse_unfinite_weights
 from .placement import operator_of
 from .roles import Role, role_of
 
@@ -21,7 +22,8 @@ class ExplainChoices(Pass):
     choices: tuple[str, ...] = ()
 
     def run(self, program: Program) -> PassResult:
-        """Count the layers that will be quantized."""
+        """Count the layers that will be quantized. Raises CalibrationError where a weight is not finite."""
+        refuse_unfinite_weights(program)
         counts: dict[str, int] = {}
         for node in program.graph.nodes:
             if role_of(program, node) is Role.COMPUTE:

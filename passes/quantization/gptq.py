@@ -16,7 +16,8 @@ from tersor.ir.stage import Stage
 from ..base import Pass, PassResult, Promise
 from ..compare import node_values
 from ..progress import track
-from .calibration_data import first_batches, refuse_unfinite, required
+from .calibration_data import first_batches, required
+from .finite import refuse_unfinite
 from .samples import Gram
 from .weight_grid import QuantizedLayer, WeightGrid, input_rows, quantized_layers
 

@@ -16,6 +16,7 @@ from tersor.ir.quantization import INT8, Granularity, Observer, QuantType
 from tersor.ir.stage import Stage
 
 from ..base import Pass, PassResult, Promise
+from .finite import refuse_unfinite_weights
 from .observers import pair_safe_scales, weight_scales
 from .placement import matches
 from .roles import Role, role_of
@@ -49,6 +50,7 @@ class InsertDynamicQuant(Pass):
 
     def run(self, program: Program) -> PassResult:
         """Insert both kinds of grids."""
+        refuse_unfinite_weights(program)
         self._refuse_unmatched(program)
         linears = [node for node in program.graph.nodes if self._wanted(program, node)]
         if not linears:

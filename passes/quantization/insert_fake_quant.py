@@ -14,6 +14,7 @@ from tersor.ir.quantization import INT8, Granularity, QuantType, Scheme
 from tersor.ir.stage import Stage
 
 from ..base import Pass, PassResult, Promise
+from .finite import refuse_unfinite_weights
 from .placement import Coverage, Place, Placement, matches, operator_of, place
 from .roles import WEIGHTS, Role, role_of
 
@@ -54,6 +55,7 @@ class InsertFakeQuant(Pass):
 
     def run(self, program: Program) -> PassResult:
         """Insert the observers."""
+        refuse_unfinite_weights(program)
         self._refuse_unmatched(program)
         plan = place(program, self.coverage, self.operators, self.skip, self.only)
         if not self._has_work(plan):

@@ -15,6 +15,7 @@ from tersor.ir.stage import Stage
 from ..base import Pass, PassResult, Promise
 from ..progress import track
 from .block_weights import INT4_BLOCKS, BlockScheme, BlockWeight, block_grid, block_weights
+from .finite import refuse_unfinite_weights
 from .placement import matches
 
 
@@ -45,6 +46,7 @@ class InsertWeightBlocks(Pass):
 
     def run(self, program: Program) -> PassResult:
         """Insert the grids."""
+        refuse_unfinite_weights(program)
         self._refuse_unmatched(program)
         weights = [weight for weight in block_weights(program) if self._wanted(weight)]
         if not weights:

@@ -87,7 +87,11 @@ class Statistics:
     def extremes(self) -> Range:
         """The least and greatest value seen, and zero. Raises CalibrationError where nothing was seen."""
         if self.low > self.high:
-            raise CalibrationError("no data was seen")
+            raise CalibrationError(
+                "no data was seen",
+                found=f"no value below {_MASKED:g}, from where on it counts as an attention mask",
+                hint="look at the size of the inputs and weights",
+            )
         return Range(min(self.low, 0.0), max(self.high, 0.0))
 
     def range(self, kind: QuantType, percentile: float) -> Range:

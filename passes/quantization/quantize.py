@@ -32,9 +32,9 @@ FEW_BITS = 4
 class Quantize(Sequence):
     """From float to what integer kernels run, with the algorithms that the graph and the scheme call for.
 
-    In order: canonicalize, fold batch norm, equalize layers, smooth outlier channels, insert fake-quant, calibrate,
-    round weights together, settle grids, correct biases. Each says in the report what it did, or why it did nothing.
-    The arithmetic follows Jacob et al. 2018 (arXiv:1712.05877).
+    In order: canonicalize, look at the graph, fold batch norm, equalize layers, smooth outlier channels, insert
+    fake-quant, calibrate, round weights together, settle grids, correct biases. Each says in the report what it did, or
+    why it did nothing. The arithmetic follows Jacob et al. 2018 (arXiv:1712.05877).
 
     scheme, coverage, operators, skip: see `InsertFakeQuant`. calibration, observer, weight_observer, percentile,
     pair_safe: see `Calibrate`, whose `batches` are `calibration` here.
@@ -74,7 +74,7 @@ class Quantize(Sequence):
         smooth = self.smooth and data is not None
         smoothing = "outlier channels of linears are smoothed where that lowers their error"
         choices = (equalize_reason, smoothing if smooth else "no smoothing: not asked for", rounding_reason)
-        steps: list[Pass] = [Canonicalize(), FoldBatchNorm(), ExplainChoices(choices)]
+        steps: list[Pass] = [Canonicalize(), ExplainChoices(choices), FoldBatchNorm()]
         if self.coverage is Coverage.EVERYTHING:
             steps.append(ExpandAttention())
         if equalize:

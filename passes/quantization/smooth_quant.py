@@ -18,7 +18,8 @@ from tersor.ir.stage import Stage
 from ..base import Pass, PassResult, Promise
 from ..compare import node_values
 from ..progress import track
-from .calibration_data import refuse_unfinite, required
+from .calibration_data import required
+from .finite import refuse_unfinite, refuse_unfinite_weights
 from .migration import Site, linear_sites, migrate, multiplied
 from .observers import Range, grid, weight_scales
 from .placement import matches
@@ -68,6 +69,7 @@ class SmoothQuant(Pass):
 
     def run(self, program: Program) -> PassResult:
         """Smooth every value that gains by it."""
+        refuse_unfinite_weights(program)
         sites = [site for site in linear_sites(program) if self._wanted(site)]
         convolutions = sum(node.target in WEIGHTS and node.target is not _LINEAR for node in program.graph.nodes)
         linears = sum(len(site.readers) for site in sites)
@@ -123,11 +125,11 @@ def read_rows(
         if node in samples:
             samples[node].add(value.reshape(-1, value.shape[-1]))
 
-    for inputs in track(required(program, batches, count), "sample", count):
+    for index, inputs in enumerate(track(required(program, batches, count), "sample", count)):
         node_values(program, inputs, visit)
         for node, rows in samples.items():
             if rows.largest is not None and not bool(torch.isfinite(rows.largest).all()):
-                raise refuse_unfinite(program, inputs, CalibrationError("calibration", node=node))
+                raise refuse_unfinite(program, inputs, CalibrationError(f"calibration batch {index}", node=node))
     return samples
 
 

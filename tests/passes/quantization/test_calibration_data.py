@@ -175,3 +175,59 @@ def test_the_gram_matrix_is_the_mean_over_all_rows() -> None:
     everything = torch.cat(parts).double()
     assert gram.mean is not None
     assert torch.allclose(gram.mean, everything.T @ everything / 11, atol=1e-6)
+
+
+class Image(nn.Module):
+    """One input, by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(2, 3, 1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """A convolution."""
+        y: Tensor = self.layer(image)
+        return y
+
+
+IMAGES = torch.randn(4, 2, 3, 3)
+
+
+@pytest.mark.parametrize(
+    ("batches", "message"),
+    [
+        (IMAGES, "found:    Tensor\n  try:      give several batches, or \\[batch\\] for one"),
+        ({"image": IMAGES}, "found:    dict"),
+        (lambda: [IMAGES], r"call it: calibration=batches\(\)"),
+        (7, "not a collection of batches"),
+        ([], "a generator gives its batches once"),
+        ([IMAGES, IMAGES[:2]], r"trace with dynamic=\{'image': \{0: 'batch'\}\}, or give batches of 4"),
+        ([IMAGES[0]], r"batch.unsqueeze\(0\)"),
+        ([(IMAGES, torch.zeros(4))], "without labels"),
+        ([{"pixels": IMAGES}], "leave out pixels and give image"),
+        ([{"image": IMAGES, "label": 3}], "leave out label"),
+        ([IMAGES.double()], r"cast it: batch.to\(torch.float32\)"),
+        ([IMAGES.numpy()], "give tensors in place of ndarray"),
+        ([IMAGES, IMAGES / 0], "calibration batch 1: an input is not finite"),
+        ([IMAGES * 1e35], "counts as an attention mask\n  node:     %image"),
+    ],
+)
+def test_what_is_wrong_with_the_data_is_said_with_what_to_do(batches: Any, message: str) -> None:
+    program = ts.trace(Image(), IMAGES)
+    with pytest.raises(CalibrationError, match=message):
+        ts.PassManager([ts.Quantize(calibration=batches)]).run(program)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("name", ["0.weight", "1.running_mean", "2.bias"])
+@pytest.mark.parametrize("step", [ts.Quantize(calibration=[torch.ones(2, 3)]), ts.QuantizeWeights(block=16)])
+def test_a_weight_that_is_not_finite_is_named_before_anything_runs(step: ts.Pass, name: str, value: float) -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2)).eval()
+    program = ts.trace(model, torch.ones(2, 3))
+    tensor = program.tensor(name).detach().clone()
+    tensor[0] = value
+    program.set_tensor(name, tensor)
+    with pytest.raises(CalibrationError, match="a weight is not finite") as error:
+        ts.PassManager([step], verify=False).run(program)
+    if not isinstance(step, ts.QuantizeWeights):
+        assert name in str(error.value)

@@ -11,15 +11,19 @@ from typing import Any, ClassVar
 
 from torch import Tensor, fx
 
-from tersor.ir.errors import ArchiveError
+from tersor.ir.errors import ArchiveError, LoweringError
 from tersor.ir.origin import Origin
 from tersor.ir.program import Program
-from tersor.ir.quantization import INT8, Scheme
 from tersor.ir.signature import Signature
 from tersor.passes.base import Pass
+from tersor.passes.manager import PassManager
+from tersor.passes.preferences import Preferences
 from tersor.passes.quantization.placement import Coverage, operator_of
 
 from .clock import Clock
+from .layer_costs import LayerCosts, by_macs
+
+_LISTED = 8
 
 
 @dataclass(frozen=True)
@@ -122,10 +126,11 @@ class Backend(ABC):
 
     name: ClassVar[str]
     summary: ClassVar[str]
-    scheme: ClassVar[Scheme] = INT8
-    coverage: ClassVar[Coverage] = Coverage.FASTEST
-    """How, and how much, `compress` quantizes for this target; `recipe` is what the command line runs unless told."""
-    recipe: ClassVar[str] = "int8"
+
+    @property
+    def preferences(self) -> Preferences:
+        """What the target likes, with these options: `compress` and passes take their defaults from it."""
+        return Preferences()
 
     @classmethod
     def missing(cls) -> str | None:
@@ -139,6 +144,33 @@ class Backend(ABC):
     def passes(self) -> tuple[Pass, ...]:
         """What has to run before `emit`, in order."""
         return ()
+
+    def prepare(self, program: Program) -> Program:
+        """The program after `passes`, ready to emit. Raises LoweringError listing every node that is not taken."""
+        steps = [step for step in self.passes() if step.gives is None or step.gives is not program.stage]
+        if steps and program.stage not in steps[0].takes:
+            raise self._too_early(program, steps[0])
+        if steps:
+            program = PassManager(steps, progress=False).run(program).program
+        refused = self.unsupported(program)
+        if refused:
+            listed = "\n    ".join(map(str, refused[:_LISTED]))
+            more = f"\n    and {len(refused) - _LISTED} more" if len(refused) > _LISTED else ""
+            raise LoweringError(f"target {self.name!r} does not take {len(refused)} nodes", found=listed + more)
+        return program
+
+    def _too_early(self, program: Program, step: Pass) -> LoweringError:
+        wanted = self.preferences.coverage
+        coverage = "" if wanted is Coverage.FASTEST else f", coverage=ts.Coverage.{wanted.name}"
+        return LoweringError(
+            f"target {self.name!r} does not take a program at stage {program.stage}",
+            expected=" or ".join(sorted(str(stage) for stage in step.takes)),
+            hint=f"run ts.Quantize(calibration=batches{coverage}) before, or ts.compress, which does",
+        )
+
+    def layer_costs(self, program: Program) -> LayerCosts:
+        """What each layer of a program costs here, measured or modelled. Raises what `prepare` and `emit` raise."""
+        return by_macs(self.prepare(program))
 
     @abstractmethod
     def emit(self, program: Program, out: Path) -> Artifact:

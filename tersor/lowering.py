@@ -14,14 +14,12 @@ from tersor.backends.base import Artifact, Backend
 from tersor.backends.registry import TARGETS
 from tersor.frontends.dynamic import Dynamic
 from tersor.frontends.torch_export import trace
-from tersor.ir.errors import LoweringError
 from tersor.ir.program import Program
 from tersor.passes.base import Pass
 from tersor.passes.manager import PassManager
-from tersor.passes.quantization.placement import Coverage
+from tersor.passes.preferences import Preferences
 from tersor.passes.quantization.quantize import Quantize
-
-_LISTED = 8
+from tersor.passes.quantization.snap_scales import SnapScales
 
 
 def load(path: str | Path) -> Program:
@@ -57,28 +55,10 @@ def lower(program: Program, target: str | Backend = "onnxruntime", out: str | Pa
     Raises LoweringError listing every node that the target does not take, before anything is written.
     """
     backend = resolve(target)
-    passes = [step for step in backend.passes() if step.gives is None or step.gives is not program.stage]
-    if passes and program.stage not in passes[0].takes:
-        raise _too_early(backend, program, passes[0])
-    if passes:
-        program = PassManager(passes, progress=False).run(program).program
-    refused = backend.unsupported(program)
-    if refused:
-        listed = "\n    ".join(map(str, refused[:_LISTED]))
-        more = f"\n    and {len(refused) - _LISTED} more" if len(refused) > _LISTED else ""
-        raise LoweringError(f"target {backend.name!r} does not take {len(refused)} nodes", found=listed + more)
+    program = backend.prepare(program)
     folder = Path(tempfile.mkdtemp(prefix="tersor-")) if out is None else Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     return backend.emit(program, folder)
-
-
-def _too_early(backend: Backend, program: Program, step: Pass) -> LoweringError:
-    coverage = "" if backend.coverage is Coverage.FASTEST else f", coverage=ts.Coverage.{backend.coverage.name}"
-    return LoweringError(
-        f"target {backend.name!r} does not take a program at stage {program.stage}",
-        expected=" or ".join(sorted(str(stage) for stage in step.takes)),
-        hint=f"run ts.Quantize(calibration=batches{coverage}) before, or ts.compress, which does",
-    )
 
 
 def compress(
@@ -106,10 +86,14 @@ def compress(
     if passes is None and calibration is None:
         warnings.warn("calibrating on the example alone: give calibration=batches of real data", stacklevel=2)
         calibration = [example_batch(program)]
-    passes = (
-        [Quantize(backend.scheme, calibration=calibration, coverage=backend.coverage)] if passes is None else passes
-    )
+    passes = quantization(backend.preferences, calibration) if passes is None else passes
     return lower(PassManager(passes).run(program).program, backend, out)
+
+
+def quantization(likes: Preferences, calibration: Iterable[Any] | None) -> list[Pass]:
+    """Post-training quantization as a target likes it."""
+    quantize = Quantize.suited(likes, calibration=calibration)
+    return [quantize, SnapScales()] if likes.short_multipliers else [quantize]
 
 
 def example_batch(program: Program) -> Any:

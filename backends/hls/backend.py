@@ -12,8 +12,10 @@ from torch import fx
 
 from tersor.ir.errors import LoweringError
 from tersor.ir.program import Program
+from tersor.ir.sparsity import Block
 from tersor.passes.base import Pass
 from tersor.passes.integer.lower_to_integer import LowerToInteger
+from tersor.passes.preferences import FastPattern, Multiples, Preferences
 from tersor.passes.quantization.placement import Coverage
 from tersor.passes.rewriting.bind_dimensions import BindDimensions
 from tersor.passes.streamlining.fold_pads import FoldPads
@@ -21,6 +23,7 @@ from tersor.passes.streamlining.fuse_lookups import FuseLookups
 from tersor.passes.streamlining.tighten_grids import TightenGrids
 
 from ..base import Backend, Unsupported
+from ..layer_costs import LayerCosts
 from ..manifest import read_manifest
 from .parts import find_part
 
@@ -45,8 +48,6 @@ class Hls(Backend):
 
     name: ClassVar[str] = "hls"
     summary: ClassVar[str] = "FPGAs: a dataflow of integer streams as HLS C++, and QONNX"
-    coverage: ClassVar[Coverage] = Coverage.EVERYTHING
-    recipe: ClassVar[str] = "int8_fpga"
 
     part: str = "zu3eg"
     clock: float | None = None
@@ -71,6 +72,29 @@ class Hls(Backend):
         from .toolchain import has_compiler
 
         return None if has_compiler() else "g++ to simulate: apt-get install g++"
+
+    @property
+    def preferences(self) -> Preferences:
+        """Everything on integers of any width, short multipliers, and channels that PE and SIMD divide.
+
+        Zeros are skipped in runs of SIMD in a row, which is as quick as the row of each PE with the fewest.
+        """
+        return Preferences(
+            coverage=Coverage.EVERYTHING,
+            recipe="int8_fpga",
+            short_multipliers=True,
+            multiples=Multiples(4, 4),
+            patterns=(FastPattern(Block(1, 4, 0.6)), FastPattern(Block(4, 4, 0.8))),
+            weight_bits=(8, 6, 4),
+            activation_bits=(8,),
+            floats=False,
+        )
+
+    def layer_costs(self, program: Program) -> LayerCosts:
+        """Cycles of each process of the design that the part has room for, by formula; in all, from frame to frame."""
+        from .layer_costs import cycles
+
+        return cycles(self.prepare(program), self)
 
     def passes(self) -> tuple[Pass, ...]:
         return (LowerToInteger(), BindDimensions(self.sizes), FoldPads(), FuseLookups(), TightenGrids())

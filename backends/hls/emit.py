@@ -38,7 +38,7 @@ def emit(program: Program, out: Path, options: Hls) -> HlsArtifact:
     """Write the project into `out`: every file under a temporary name first, the manifest last."""
     part = find_part(options.part)
     graph = Builder(program, RULES).build().graph()
-    choice = _choose(graph, options)
+    choice = choose(graph, options)
     fifos = size_fifos(choice.design)
     report = report_of(choice, fifos, part, options.clock or part.clock)
     project = Project(options.top, choice.design, fifos.depths)
@@ -62,7 +62,8 @@ def emit(program: Program, out: Path, options: Hls) -> HlsArtifact:
     return artifact
 
 
-def _choose(graph: Graph, options: Hls) -> Choice:
+def choose(graph: Graph, options: Hls) -> Choice:
+    """The folding that the options ask for. Raises LoweringError."""
     part = find_part(options.part)
     if options.folding is not None:
         return from_json(graph, Path(options.folding))

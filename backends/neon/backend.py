@@ -14,10 +14,12 @@ from tersor.ir.errors import LoweringError
 from tersor.ir.program import Program
 from tersor.passes.base import Pass
 from tersor.passes.integer.lower_to_integer import LowerToInteger
+from tersor.passes.preferences import Multiples, Preferences
 from tersor.passes.quantization.placement import Coverage
 from tersor.passes.rewriting.bind_dimensions import BindDimensions
 
 from ..base import Artifact, Backend, Unsupported
+from ..layer_costs import LayerCosts
 from ..manifest import read_manifest
 
 if TYPE_CHECKING:
@@ -44,8 +46,6 @@ class Neon(Backend):
 
     name: ClassVar[str] = "neon"
     summary: ClassVar[str] = "ARM CPUs: a C library of int8 kernels, dense and sparse"
-    coverage: ClassVar[Coverage] = Coverage.EVERYTHING
-    recipe: ClassVar[str] = "int8_integer"
 
     isas: tuple[str, ...] = tuple(BLOCKS)
     library: str = "model"
@@ -64,6 +64,26 @@ class Neon(Backend):
         from .toolchain import missing_tools
 
         return missing_tools()
+
+    @property
+    def preferences(self) -> Preferences:
+        """Everything on integers, channels in the blocks of the last instruction set, and the zeros that it skips."""
+        from .choice import fast_patterns
+
+        block = BLOCKS[self.isas[-1]]
+        return Preferences(
+            coverage=Coverage.EVERYTHING,
+            recipe="int8_integer",
+            multiples=Multiples(block, block),
+            patterns=fast_patterns(self.isas[-1]),
+            floats=False,
+        )
+
+    def layer_costs(self, program: Program) -> LayerCosts:
+        """Instructions on the last of the instruction sets, by the counts of its kernels."""
+        from .layer_costs import count_instructions
+
+        return count_instructions(self.prepare(program), self)
 
     def passes(self) -> tuple[Pass, ...]:
         return (LowerToInteger(), BindDimensions(self.sizes))

@@ -8,6 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tersor.ir.sparsity import Block
+from tersor.passes.preferences import FastPattern
+
 from .pack import round_up
 
 Weight = NDArray[Any]
@@ -45,11 +48,32 @@ COSTS: dict[str, dict[str, Cost]] = {
 }
 """By instruction set and kernel; benchmarks/results/neon_kernels.json has the measurements."""
 
+_LANES = {"neon": 4, "dotprod": 4, "i8mm": 8}
+"""Channels that a dense kernel takes together."""
+
 VECTOR_COSTS: dict[str, dict[str, Cost]] = {
     "neon": {"dense_vector": Cost(0.35)},
     "dotprod": {"dense_vector": Cost(0.15), "4x4_vector": Cost(0.40, 4, 4)},
 }
 """The same for a linear layer on one row. i8mm computes two rows at a time, and so takes those of dotprod."""
+
+
+DEPTHWISE = 0.75
+"""Instructions a multiply-accumulate of a depthwise convolution."""
+
+
+def instructions(isa: str, kernel: str, weight: Weight | None) -> float:
+    """What a kernel takes for one pixel, its channels filled up to whole blocks; for one MAC where there is no weight.
+
+    weight: int8[out, in, kh, kw].
+    """
+    cost = COSTS[isa].get(kernel) or VECTOR_COSTS.get(isa, VECTOR_COSTS["dotprod"])[kernel]
+    if weight is None:
+        return cost.per_mac
+    if cost.rows:
+        return cost.per_mac * _kept(weight, cost) * weight.size
+    out, inputs = round_up(weight.shape[0], _LANES[isa]), round_up(weight.shape[1], _LANES[isa])
+    return cost.per_mac * out * inputs * int(np.prod(weight.shape[2:]))
 
 
 def choose(isa: str, weight: Weight, *, vector: bool = False) -> Choice:
@@ -60,6 +84,13 @@ def choose(isa: str, weight: Weight, *, vector: bool = False) -> Choice:
     zeros = 1 - np.count_nonzero(weight) / max(weight.size, 1)
     listed = ", ".join(f"{name} {cost:.4f}" for name, cost in costs.items())
     return Choice(best, f"{zeros:.0%} zeros; instructions a dense MAC: {listed}")
+
+
+def fast_patterns(isa: str) -> tuple[FastPattern, ...]:
+    """The blocks that a kernel skips, the smallest first, from the density at which that is faster than dense."""
+    dense = COSTS[isa]["dense"].per_mac
+    sparse = sorted((c for c in COSTS[isa].values() if c.rows), key=lambda cost: cost.rows * cost.columns)
+    return tuple(FastPattern(Block(c.rows, c.columns, min(1.0, dense / c.per_mac))) for c in sparse)
 
 
 def _kept(weight: Weight, cost: Cost) -> float:

@@ -77,7 +77,7 @@ def integer_kernels(graph: onnx.GraphProto) -> dict[str, bool]:
         integer = kernel or bool(node.input and node.input[0] in moving)
         if integer and not _gives_float(node):
             moving.update(name for name in node.output if name not in stored)
-        for name in {_origin(node.name), *map(_origin, node.output)}:
+        for name in {origin_of(node.name), *map(origin_of, node.output)}:
             kernels[name] = kernels.get(name, False) or integer
     return kernels
 
@@ -87,7 +87,8 @@ def _gives_float(node: onnx.NodeProto) -> bool:
     return _FLOAT_RESULT.fullmatch(node.op_type) is not None or (node.op_type == "QGemm" and len(node.input) < 8)
 
 
-def _origin(name: str) -> str:
+def origin_of(name: str) -> str:
+    """The program's node that a kernel of ONNX Runtime was made from."""
     while (shorter := _SUFFIX.sub("", name)) != name:
         name = shorter
     return name.split("/")[0]

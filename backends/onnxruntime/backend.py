@@ -11,8 +11,10 @@ from torch import fx
 
 from tersor.ir.errors import LoweringError
 from tersor.ir.program import Program
+from tersor.passes.preferences import Multiples, Preferences
 
 from ..base import Artifact, Backend, Unsupported
+from ..layer_costs import LayerCosts
 from ..manifest import read_manifest
 from .support import unsupported_nodes
 
@@ -57,6 +59,17 @@ class OnnxRuntime(Backend):
     @classmethod
     def missing(cls) -> str | None:
         return None if find_spec("onnxruntime") else "onnxruntime"
+
+    @property
+    def preferences(self) -> Preferences:
+        """Kernels of 16 lanes, weights in blocks, safe pairs for CPUs without VNNI; it has no kernels for zeros."""
+        return Preferences(pair_safe=True, multiples=Multiples(16, 4), block_bits=(8, 4))
+
+    def layer_costs(self, program: Program) -> LayerCosts:
+        """Milliseconds, measured by ONNX Runtime's profiler on this machine. Raises MissingDependencyError."""
+        from .layer_costs import measure
+
+        return measure(self.prepare(program), self)
 
     @property
     def onnx_options(self) -> OnnxOptions:

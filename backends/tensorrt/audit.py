@@ -19,11 +19,9 @@ from ..base import AuditRow
 from ..grids import grids
 from .engine_file import LayerRow
 from .kernels import Kernel, Port
+from .layer_costs import LEAST_CHANNELS
 
 _MULTIPLIES = re.compile(r"corr|conv|fully_connected|gemm|matmul|matrix_?multiply|mha|attention|runtime_fusion", re.I)
-_LEAST_CHANNELS = 32
-"""Sparse kernels take weights with at least so many channels on both sides."""
-
 UNREAD = "the engine's kernels could not be read"
 
 
@@ -73,7 +71,7 @@ def sparsity_note(program: Program, rows: Iterable[LayerRow]) -> str | None:
 
 def _is_large(program: Program, name: str) -> bool:
     shape = program.tensor(name).shape
-    return len(shape) > 1 and min(shape[:2]) >= _LEAST_CHANNELS
+    return len(shape) > 1 and min(shape[:2]) >= LEAST_CHANNELS
 
 
 def _row(

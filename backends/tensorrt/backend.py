@@ -14,8 +14,10 @@ from torch import fx
 
 from tersor.ir.errors import LoweringError
 from tersor.ir.program import Program
-from tersor.ir.quantization import INT8_SYMMETRIC, Scheme
+from tersor.ir.quantization import INT8_SYMMETRIC
+from tersor.ir.sparsity import NM
 from tersor.passes.base import Pass
+from tersor.passes.preferences import FastPattern, Multiples, Preferences
 from tersor.passes.quantization.free_fused_values import FreeFusedValues
 from tersor.passes.quantization.share_residual_grids import ShareResidualGrids
 from tersor.passes.quantization.symmetrize_grids import SymmetrizeGrids
@@ -23,6 +25,7 @@ from tersor.passes.quantization.unify_joined_grids import UnifyJoinedGrids
 from tersor.passes.rewriting.split_linears import SplitLinears
 
 from ..base import Artifact, Backend, Unsupported
+from ..layer_costs import LayerCosts
 from .build_engine import INSTALL, PACKAGES
 
 if TYPE_CHECKING:
@@ -105,8 +108,6 @@ class TensorRT(Backend):
 
     name: ClassVar[str] = "tensorrt"
     summary: ClassVar[str] = "NVIDIA GPUs: INT8 engines, built without a GPU"
-    scheme: ClassVar[Scheme] = INT8_SYMMETRIC
-    recipe: ClassVar[str] = "int8_symmetric"
 
     compute_capabilities: tuple[str, ...] = PORTABLE
     profiles: tuple[Mapping[str, Sizes], ...] | None = None
@@ -133,6 +134,23 @@ class TensorRT(Backend):
         if not any(find_spec(package) for package in PACKAGES):
             return INSTALL.removeprefix("pip install ")
         return None
+
+    @property
+    def preferences(self) -> Preferences:
+        """Zero point 0, channels in whole tiles of tensor cores, 2:4 sparse weights, 4-bit weights in blocks."""
+        return Preferences(
+            scheme=INT8_SYMMETRIC,
+            recipe="int8_symmetric",
+            multiples=Multiples(32, 32),
+            patterns=(FastPattern(NM(2, 4)),),
+            block_bits=(4,),
+        )
+
+    def layer_costs(self, program: Program) -> LayerCosts:
+        """Microseconds by a roofline of a GPU's data sheet: int8 against float, 2:4 against dense, memory traffic."""
+        from .layer_costs import roofline
+
+        return roofline(self.prepare(program))
 
     def onnx_options(self, program: Program) -> OnnxOptions:
         """The form of ONNX that TensorRT's parser and its optimizer take.

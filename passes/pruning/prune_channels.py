@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -27,6 +27,9 @@ from .cut import cut
 from .flow import Kind
 from .groups import Group, groups
 from .targets import Macs, Target
+
+if TYPE_CHECKING:
+    from ..preferences import Preferences
 
 Key = tuple[tuple[tuple[str, int], ...], int]
 
@@ -122,6 +125,11 @@ class PruneChannels(Pass):
                 re.compile(expression)
             except re.error as error:
                 raise PassError(f"{expression!r} is not a regular expression: {error}") from error
+
+    @classmethod
+    def suited(cls, likes: Preferences, **options: Any) -> PruneChannels:
+        """With the multiple that a target likes where no other is asked for."""
+        return cls(**{"multiple": likes.multiples.channels, **options})
 
     def run(self, program: Program) -> PassResult:
         """Score, choose, cut."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from tersor.ir.quantization import INT8, Granularity, Observer, Scheme
 from tersor.ir.stage import Stage
@@ -23,6 +23,9 @@ from .insert_fake_quant import InsertFakeQuant
 from .placement import Coverage
 from .settle_grids import SettleGrids
 from .smooth_quant import SmoothQuant
+
+if TYPE_CHECKING:
+    from ..preferences import Preferences
 
 FEW_BITS = 4
 """From here down, rounding each weight to the nearest costs more than it takes to round them together."""
@@ -65,6 +68,11 @@ class Quantize(Sequence):
     smooth: bool = True
     equalize: bool | None = None
     round_weights: bool | None = None
+
+    @classmethod
+    def suited(cls, likes: Preferences, **options: Any) -> Quantize:
+        """With what a target likes where nothing else is asked for."""
+        return cls(**{"scheme": likes.scheme, "coverage": likes.coverage, "pair_safe": likes.pair_safe, **options})
 
     def expand(self) -> tuple[Pass, ...]:
         """The passes in order."""

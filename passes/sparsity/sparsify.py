@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
@@ -19,6 +19,9 @@ from .allocation import Allocation, Uniform
 from .criteria import WeightCriterion, WeightMagnitude
 from .layers import Layer, layers
 from .patterns import as_weight, density_of, misfit, with_density
+
+if TYPE_CHECKING:
+    from ..preferences import Preferences
 
 Rules = tuple[tuple[str, Pattern | None], ...]
 
@@ -49,6 +52,19 @@ class Sparsify(Pass):
     criterion: WeightCriterion = field(default_factory=WeightMagnitude)
     allocation: Allocation = field(default_factory=Uniform)
     rules: Rules = ()
+
+    @classmethod
+    def suited(cls, likes: Preferences, density: float, **options: Any) -> Sparsify:
+        """With the pattern that a target runs fast at a density. Raises PassError where it has none."""
+        pattern = options.pop("pattern", None) or likes.sparse(density)
+        if pattern is None:
+            known = "; ".join(f"{fast.pattern} and sparser" for fast in likes.patterns)
+            raise PassError(
+                "the target runs no pattern faster than dense at this density",
+                expected=known or "a target that skips zeros",
+                found=f"a density of {density:g}",
+            )
+        return cls(**{"pattern": pattern, **options})
 
     def run(self, program: Program) -> PassResult:
         """Choose, score, set to zero, promise."""

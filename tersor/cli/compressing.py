@@ -52,7 +52,8 @@ def compress(
     """
     backend = resolve(target)
     calibration = None if data is None else list(islice(load_data(data), batches))
-    file = recipe_file(recipe or backend.recipe)
+    recipe = recipe or backend.preferences.recipe
+    file = recipe_file(recipe)
     passes = load_recipe(file, calibration)
     program = load_program(model, parse_dynamic(dynamic))
     recorder = Recorder(
@@ -64,7 +65,12 @@ def compress(
     result = manager.run(program)
     artifact = lower(result.program, backend, out)
     result.program.save(out / "program.tersor")
-    settings = {"model": model, "recipe": recipe or backend.recipe, "target": target, "data": data or "none"}
+    settings = {
+        "model": model,
+        "recipe": recipe,
+        "target": target,
+        "data": data or "none",
+    }
     text = file.read_text(encoding="utf-8")
     recorder.record(result, program, artifact, recipe=text, settings=settings).save(out)
     if as_json:

@@ -1,0 +1,141 @@
+"""What each layer costs on an NVIDIA GPU, by a roofline: no GPU is asked, and none is here where engines are built.
+
+A product takes the longer of its arithmetic, at the peak of its precision, and its memory traffic, at full bandwidth;
+other operators that no kernel fuses take their traffic; each kernel takes its launch. Tensor cores multiply whole
+tiles, so channels count rounded up to one. The figures are those of the vendor's data sheet of the NVIDIA A10 (compute
+capability 8.6), the smallest GPU of the default engines; real kernels reach about half of such peaks, all alike.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx
+
+from tersor.ir.block_operators import FAKE_QUANTIZE_BLOCKS
+from tersor.ir.example import example_of
+from tersor.ir.macs import multiply_accumulates
+from tersor.ir.operators import FAKE_QUANTIZE
+from tersor.ir.program import Program
+from tersor.ir.shapes import KEY
+from tersor.ir.sparsity import NM
+from tersor.passes.quantization.roles import WEIGHTS, Role, role_of
+
+from ..clock import Clock
+from ..grids import grids, integer_nodes
+from ..layer_costs import LayerCosts
+
+
+@dataclass(frozen=True)
+class Roofline:
+    """A GPU. macs: multiply-accumulates a second by type; bandwidth: bytes a second; launch: seconds a kernel.
+
+    tile: channels of a tile of tensor cores by type. sparse: how many times faster 2:4 weights are.
+    """
+
+    name: str
+    macs: dict[str, float]
+    bandwidth: float
+    launch: float
+    tile: dict[str, int]
+    sparse: float = 2.0
+
+
+A10 = Roofline("A10", {"int8": 125e12, "tf32": 31.25e12}, 600e9, 2e-6, {"int8": 32, "tf32": 8})
+"""The data sheet gives operations, two a multiply-accumulate: 250 TOPS of int8, 62.5 TFLOPS of TF32, 600 GB/s."""
+
+LEAST_CHANNELS = 32
+"""Sparse kernels take weights with at least so many channels on both sides."""
+
+_FREE = frozenset({Role.MOVE, Role.CLAMP, Role.HIDE})
+
+
+def roofline(program: Program, gpu: Roofline = A10) -> LayerCosts:
+    """Microseconds by node on the program's example, modelled. program: as it is emitted."""
+    model = _Model(program, gpu)
+    nodes = {node.name: cost for node in program.graph.nodes if (cost := model.seconds(node) * 1e6) > 0}
+    source = f"a roofline of the {gpu.name}'s data sheet; nothing was measured"
+    return LayerCosts("us", Clock.MODELLED, sum(nodes.values()), nodes, 1e-6, source)
+
+
+class _Model:
+    def __init__(self, program: Program, gpu: Roofline) -> None:
+        self.program, self.gpu = program, gpu
+        self.grids = grids(program)
+        self.integer = integer_nodes(program, self.grids)
+        examples = example_of(program)
+        self.sizes = {
+            str(size): int(value.shape[place])
+            for spec, value in zip(program.signature.inputs, examples, strict=True)
+            for place, size in enumerate(spec.shape)
+            if not isinstance(size, int)
+        }
+
+    def seconds(self, node: fx.Node) -> float:
+        if node.op != "call_function" or not isinstance(node.meta.get(KEY), Tensor):
+            return 0.0
+        macs = multiply_accumulates(node, self._shape)
+        if not macs:
+            return self._traffic_of(node)
+        kind = "int8" if node in self.integer else "tf32"
+        padded = macs * self._waste(node, self.gpu.tile[kind])
+        peak = self.gpu.macs[kind] * (self.gpu.sparse if self._is_sparse(node) else 1.0)
+        return max(padded / peak, self._bytes(node) / self.gpu.bandwidth) + self.gpu.launch
+
+    def _traffic_of(self, node: fx.Node) -> float:
+        """An operator that multiplies nothing: none where it moves no data, or is fused into the product before it."""
+        if node.target is FAKE_QUANTIZE or node.target is FAKE_QUANTIZE_BLOCKS or self._is_constant(node):
+            return 0.0
+        role = role_of(self.program, node)
+        if role in _FREE or (role is not Role.FLOAT and self._follows_product(node)):
+            return 0.0
+        return self._bytes(node) / self.gpu.bandwidth + self.gpu.launch
+
+    def _follows_product(self, node: fx.Node) -> bool:
+        sources = [source for source in node.all_input_nodes if source.op == "call_function"]
+        through = [source.args[0] if source.target is FAKE_QUANTIZE else source for source in sources]
+        return any(isinstance(s, fx.Node) and multiply_accumulates(s, self._shape) for s in through)
+
+    def _is_constant(self, node: fx.Node) -> bool:
+        return all(source.op == "get_attr" for source in node.all_input_nodes)
+
+    def _bytes(self, node: fx.Node) -> float:
+        """What a kernel reads and writes: a byte a value on a grid, half of one at 4 bits, four in float."""
+        operands = [s for s in node.all_input_nodes if isinstance(s.meta.get(KEY), Tensor)]
+        return sum(math.prod(self._shape(v.meta[KEY])) * self._width(v) for v in (node, *operands))
+
+    def _width(self, node: fx.Node) -> float:
+        if node.target is FAKE_QUANTIZE_BLOCKS:
+            return 0.5 if int(node.args[-1]) <= 7 else 1.0  # type: ignore[arg-type]  # by its schema
+        on_grid = node in self.grids or (len(node.users) == 1 and next(iter(node.users)) in self.grids)
+        return 1.0 if on_grid else float(node.meta[KEY].element_size())
+
+    def _waste(self, node: fx.Node, tile: int) -> float:
+        """How much larger a product is with its channels rounded up to tiles."""
+        weight = self._weight(node)
+        if weight is None or weight.dim() < 2 or weight.shape[1] == 1:
+            return 1.0
+        out, inputs = weight.shape[0], math.prod(weight.shape[1:])
+        return math.ceil(out / tile) * math.ceil(inputs / tile) * tile**2 / (out * inputs)
+
+    def _is_sparse(self, node: fx.Node) -> bool:
+        name = self._weight_name(node)
+        if name is None or self.program.sparsity.get(name) != NM(2, 4):
+            return False
+        return min(self.program.tensor(name).shape[:2]) >= LEAST_CHANNELS
+
+    def _weight_name(self, node: fx.Node) -> str | None:
+        layout = WEIGHTS.get(node.target)
+        read = None if layout is None else node.args[layout.weight]
+        if isinstance(read, fx.Node) and read.target in (FAKE_QUANTIZE, FAKE_QUANTIZE_BLOCKS):
+            read = read.args[0]
+        return str(read.target) if isinstance(read, fx.Node) and read.op == "get_attr" else None
+
+    def _weight(self, node: fx.Node) -> torch.Tensor | None:
+        name = self._weight_name(node)
+        return None if name is None else self.program.tensor(name)
+
+    def _shape(self, tensor: Tensor) -> tuple[int, ...]:
+        return tuple(self.program.shapes.evaluate(size, self.sizes) for size in tensor.shape)

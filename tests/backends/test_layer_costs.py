@@ -1,0 +1,136 @@
+"""What layers cost on each target, against other ways to the same number."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+import torch
+from torch import Tensor, fx, nn
+
+import tersor as ts
+from tersor.backends.base import Unsupported
+from tersor.backends.clock import Clock
+from tersor.backends.hls.backend import Hls
+from tersor.backends.neon.backend import Neon
+from tersor.backends.onnxruntime.backend import OnnxRuntime
+from tersor.backends.tensorrt.backend import TensorRT
+from tersor.ir.program import Program
+from tersor.lowering import quantization
+
+
+class Net(nn.Module):
+    def __init__(self, width: int = 64) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(4, width, 3, padding=1), nn.Conv2d(width, width, 3, padding=1)
+        self.c = nn.Conv2d(width, width, 3, padding=1)
+        self.linear = nn.Linear(width, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.relu(self.b(torch.relu(self.a(x))))
+        logits: Tensor = self.linear(torch.relu(self.c(y)).mean((2, 3)))
+        return logits
+
+
+@lru_cache
+def quantized(target: str, width: int = 64, pattern: ts.Block | ts.NM | None = None, rows: int = 1) -> Program:
+    torch.manual_seed(0)
+    batches = [torch.randn(rows, 4, 8, 8)]
+    program = ts.trace(Net(width), batches[0], dynamic={"x": {0: "batch"}})
+    likes = {"onnxruntime": OnnxRuntime(), "tensorrt": TensorRT(), "neon": Neon(), "hls": Hls()}[target].preferences
+    sparsify = [] if pattern is None else [ts.Sparsify(pattern, rules=((r"a\.|linear", None),))]
+    return ts.PassManager([*sparsify, *quantization(likes, batches)], progress=False).run(program).program
+
+
+def test_onnxruntime_is_measured_node_by_node() -> None:
+    program = quantized("onnxruntime")
+    found = OnnxRuntime().layer_costs(program)
+    assert (found.unit, found.clock) == ("ms", Clock.MEASURED)
+    assert found.latency == pytest.approx(found.total / 1e3)
+    products = [node.name for node in program.graph.nodes if program.cost().nodes[node.name].macs]
+    assert set(products) <= set(found.nodes)
+    assert all(cost >= 0 for cost in found.nodes.values())
+    assert set(found.nodes) <= {node.name for node in program.graph.nodes} | {"other"}
+
+
+def test_neon_counts_what_emulation_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The counts of benchmarks/results/neon_models.json were taken under qemu, of the ResNet-8 of the examples."""
+    root = Path(__file__).parents[2]
+    monkeypatch.syspath_prepend(root)
+    model = importlib.import_module("examples.digits").DigitsNet(32)
+    rows = json.loads((root / "benchmarks/results/neon_models.json").read_text())["rows"]
+    torch.manual_seed(0)
+    batches = [torch.randn(1, 1, 8, 8)]
+    program = ts.trace(model.eval(), batches[0])
+    program = ts.PassManager(quantization(Neon().preferences, batches), progress=False).run(program).program
+    isas = ("neon", "dotprod", "i8mm")
+    for last, isa in enumerate(isas, start=1):
+        counted = next(row["ours"] for row in rows if row["what"] == f"ResNet-8, digits, dense, {isa}") * 1e6
+        found = Neon(isas=isas[:last]).layer_costs(program)
+        assert found.clock is Clock.MODELLED
+        assert found.latency is None
+        assert found.total == pytest.approx(sum(found.nodes.values()))
+        assert counted * 0.75 < found.total < counted * 1.25
+
+
+def test_neon_gains_by_its_own_blocks_and_not_by_others() -> None:
+    dense = Neon().layer_costs(quantized("neon")).total
+    assert Neon().layer_costs(quantized("neon", pattern=ts.Block(4, 8, 0.25))).total < 0.6 * dense
+    assert Neon().layer_costs(quantized("neon", pattern=ts.NM(2, 4))).total == pytest.approx(dense)
+
+
+def test_hls_is_as_slow_as_its_slowest_layer(tmp_path: Path) -> None:
+    """Oracle: the report of the design that lowering writes."""
+    program = quantized("hls", 16)
+    found = Hls().layer_costs(program)
+    report = json.loads((ts.lower(program, Hls(), tmp_path).path / "report.json").read_text())
+    assert found.total == report["formula"]
+    assert found.total >= max(found.nodes.values())
+    assert found.latency == pytest.approx(found.total / report["clock"] / 1e6)
+    assert Hls(part="zynq7020").layer_costs(program).total >= found.total
+
+
+def test_tensorrt_halves_the_arithmetic_of_sparse_weights() -> None:
+    """By hand: the second convolution at a batch where arithmetic is what takes long."""
+    rows = 4096
+    dense, sparse = (TensorRT().layer_costs(quantized("tensorrt", 256, p, rows)) for p in (None, ts.NM(2, 4)))
+    arithmetic = rows * 64 * 256 * 256 * 9 / 125e12 * 1e6
+    assert dense.nodes["conv2d_1"] == pytest.approx(arithmetic + 2, rel=1e-6)
+    assert sparse.nodes["conv2d_1"] == pytest.approx(arithmetic / 2 + 2, rel=1e-6)
+    assert dense.clock is Clock.MODELLED
+    assert "nothing was measured" in dense.source
+
+
+def test_tensorrt_computes_whole_tiles() -> None:
+    narrow, wide = (TensorRT().layer_costs(quantized("tensorrt", width, None, 4096)) for width in (40, 64))
+    assert narrow.nodes["conv2d_1"] > 0.6 * wide.nodes["conv2d_1"]
+
+
+def test_int8_is_faster_than_float_where_a_target_says_so() -> None:
+    torch.manual_seed(0)
+    floats = ts.trace(Net(256), torch.randn(512, 4, 8, 8), dynamic={"x": {0: "batch"}})
+    found = TensorRT().layer_costs(floats).total
+    assert TensorRT().layer_costs(quantized("tensorrt", 256, None, 512)).total < found / 2
+
+
+def test_a_target_that_says_nothing_counts_macs(tmp_path: Path) -> None:
+    @dataclass(frozen=True)
+    class Plain(ts.Backend):
+        name: ClassVar[str] = "plain"
+        summary: ClassVar[str] = "takes all"
+
+        def supports(self, program: Program, node: fx.Node) -> Unsupported | None:
+            return None
+
+        def emit(self, program: Program, out: Path) -> ts.Artifact:
+            raise NotImplementedError
+
+    program = ts.trace(Net(), torch.randn(1, 4, 8, 8))
+    found = Plain().layer_costs(program)
+    assert (found.total, found.unit) == (program.cost().macs, "MACs")
+    assert Plain().preferences.schemes() == (ts.INT8,)

@@ -17,9 +17,11 @@ import tersor as ts
 from tersor.backends.base import Unsupported
 from tersor.backends.clock import Clock
 from tersor.backends.hls.backend import Hls
+from tersor.backends.layer_costs import LayerCosts
 from tersor.backends.neon.backend import Neon
 from tersor.backends.onnxruntime.backend import OnnxRuntime
 from tersor.backends.tensorrt.backend import TensorRT
+from tersor.backends.tensorrt.layer_costs import roofline
 from tersor.ir.program import Program
 from tersor.lowering import quantization
 
@@ -38,13 +40,20 @@ class Net(nn.Module):
 
 
 @lru_cache
-def quantized(target: str, width: int = 64, pattern: ts.Block | ts.NM | None = None, rows: int = 1) -> Program:
+def quantized(target: str, width: int = 64, pattern: ts.Block | ts.NM | None = None) -> Program:
     torch.manual_seed(0)
-    batches = [torch.randn(rows, 4, 8, 8)]
+    batches = [torch.randn(1, 4, 8, 8)]
     program = ts.trace(Net(width), batches[0], dynamic={"x": {0: "batch"}})
     likes = {"onnxruntime": OnnxRuntime(), "tensorrt": TensorRT(), "neon": Neon(), "hls": Hls()}[target].preferences
     sparsify = [] if pattern is None else [ts.Sparsify(pattern, rules=((r"a\.|linear", None),))]
     return ts.PassManager([*sparsify, *quantization(likes, batches)], progress=False).run(program).program
+
+
+def on_gpu(program: Program, rows: int) -> LayerCosts:
+    """The roofline at another batch, without computing it."""
+    prepared = TensorRT().prepare(program)
+    prepared.example = (torch.zeros(rows, 4, 8, 8),)
+    return roofline(prepared)
 
 
 def test_onnxruntime_is_measured_node_by_node() -> None:
@@ -98,7 +107,7 @@ def test_hls_is_as_slow_as_its_slowest_layer(tmp_path: Path) -> None:
 def test_tensorrt_halves_the_arithmetic_of_sparse_weights() -> None:
     """By hand: the second convolution at a batch where arithmetic is what takes long."""
     rows = 4096
-    dense, sparse = (TensorRT().layer_costs(quantized("tensorrt", 256, p, rows)) for p in (None, ts.NM(2, 4)))
+    dense, sparse = (on_gpu(quantized("tensorrt", 256, p), rows) for p in (None, ts.NM(2, 4)))
     arithmetic = rows * 64 * 256 * 256 * 9 / 125e12 * 1e6
     assert dense.nodes["conv2d_1"] == pytest.approx(arithmetic + 2, rel=1e-6)
     assert sparse.nodes["conv2d_1"] == pytest.approx(arithmetic / 2 + 2, rel=1e-6)
@@ -107,15 +116,15 @@ def test_tensorrt_halves_the_arithmetic_of_sparse_weights() -> None:
 
 
 def test_tensorrt_computes_whole_tiles() -> None:
-    narrow, wide = (TensorRT().layer_costs(quantized("tensorrt", width, None, 4096)) for width in (40, 64))
+    narrow, wide = (on_gpu(quantized("tensorrt", width), 4096) for width in (40, 64))
     assert narrow.nodes["conv2d_1"] > 0.6 * wide.nodes["conv2d_1"]
 
 
 def test_int8_is_faster_than_float_where_a_target_says_so() -> None:
-    torch.manual_seed(0)
-    floats = ts.trace(Net(256), torch.randn(512, 4, 8, 8), dynamic={"x": {0: "batch"}})
-    found = TensorRT().layer_costs(floats).total
-    assert TensorRT().layer_costs(quantized("tensorrt", 256, None, 512)).total < found / 2
+    floats = ts.trace(Net(256), torch.randn(1, 4, 8, 8), dynamic={"x": {0: "batch"}})
+    assert on_gpu(quantized("tensorrt", 256), 512).total < on_gpu(floats, 512).total / 2
+    one = TensorRT().layer_costs(quantized("tensorrt"))
+    assert one.total == pytest.approx(on_gpu(quantized("tensorrt"), 1).total)
 
 
 def test_a_target_that_says_nothing_counts_macs(tmp_path: Path) -> None:

@@ -15,12 +15,16 @@ from tersor.ir import integer_operators as ops
 from tersor.ir.program import Program
 from tersor.ir.shapes import KEY
 
+from .fuse import fuse_sums
 from .layout import NO_BORDER, Affine, Border, Layout
 from .nests import Nest, nests
 from .steps import Copy, Fill, FromBlocks, Step, ToBlocks, Walk
 from .views import MOVEMENTS, Buffer, Elements, Run, filled_with, logical_offsets, moved, runs, to_planes
 
 aten = torch.ops.aten
+
+LEAST = -128
+"""What the border of a maximum holds: it changes none."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,7 @@ class Planner:
                 rule(self, node)
             elif node.target in MOVEMENTS:
                 self.values[node] = moved(node, self.value)
-        return Plan(tuple(self.steps), tuple(self.buffers))
+        return Plan(fuse_sums(self.steps), tuple(self.buffers))
 
     def value(self, node: fx.Node) -> Any:
         """The elements of a value; those of a constant, the first time that it is read, in a buffer of its own."""
@@ -105,7 +109,7 @@ class Planner:
         border, fill = NO_BORDER, 0
         for user in node.users if axis == 1 else ():
             wanted, value = padding_of(user)
-            if wanted != NO_BORDER:
+            if wanted != NO_BORDER and (border == NO_BORDER or value == fill):
                 border, fill = border.union(wanted), value
         buffer = self.allocate(node.name, self.shape(node), axis, border, fill)
         self.values[node] = buffer.view()
@@ -209,6 +213,9 @@ def padding_of(user: fx.Node) -> tuple[Border, int]:
     if user.target is ops.INT_CONV:
         top, left = pair(user.args[5], 0)
         return Border(top, left, top, left), integer(user.args[3])
+    if user.target is ops.INT_MAX_POOL:
+        top, left = pair(user.args[3], 0)
+        return Border(top, left, top, left), LEAST
     own = explicit_padding(user)
     if own is None:
         return NO_BORDER, 0

@@ -19,7 +19,7 @@ from tersor.ir.shapes import KEY
 
 from .choice import Choice, choose
 from .layout import Affine, Border
-from .plan import Planner, explicit_padding, integer, pair
+from .plan import LEAST, Planner, explicit_padding, integer, pair
 from .steps import (
     Convolution,
     CutAverage,
@@ -416,7 +416,7 @@ def _max_pool(planner: Planner, node: fx.Node) -> None:
     x, kernel, stride, padding, dilation, _ = node.args
     assert isinstance(x, fx.Node)
     geometry = pair(kernel, 1), pair(stride, 1), pair(padding, 0), pair(dilation, 1)
-    _pool(planner, node, x, geometry, -128, "max", 0, None)
+    _pool(planner, node, x, geometry, LEAST, "max", 0, None)
 
 
 def _softmax(planner: Planner, node: fx.Node) -> None:

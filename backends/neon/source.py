@@ -214,9 +214,23 @@ def _convolution(c: Context, s: Convolution) -> list[str]:
         fields["block_counts"] = c.constant(sparse.block_counts)
     fields["bias"] = c.constant(bias)
     fields["requantize"] = c.requantize(s.requantize, scale)
+    lines = [f"    /* {s.reason} */"]
+    if s.residual is not None:
+        fields["residual"] = "&residual"
+        lines.append(_struct("tersor_residual", "residual", _residual(c, s.residual, s.reads[1])))
     part = f"tersor_part_of({s.rows * s.width}, {-(-len(weight) // GROUP)}, share)"
     call = f"    KERNEL({s.kernel})(&conv, {c.at(x)}, {c.at(y)}, {part});"
-    return [f"    /* {s.reason} */", _struct("tersor_conv", "conv", fields), call]
+    return [*lines, _struct("tersor_conv", "conv", fields), call]
+
+
+def _residual(c: Context, s: Sum, other: Walk) -> dict[str, Any]:
+    numbers = ", ".join(f".{key} = {value}" for key, value in _sum_fields(s).items())
+    return {
+        "sum": f"{{{numbers}}}",
+        "b": c.at(other),
+        "b_block": other.affine.block_bytes,
+        "b_row": other.affine.row_bytes,
+    }
 
 
 def _binary(c: Context, s: Sum | Product, name: str, fields: dict[str, Any]) -> list[str]:
@@ -229,12 +243,17 @@ def _binary(c: Context, s: Sum | Product, name: str, fields: dict[str, Any]) -> 
 
 
 def _sum(c: Context, s: Sum) -> list[str]:
+    return _binary(c, s, "tersor_add", _sum_fields(s))
+
+
+def _sum_fields(s: Sum) -> dict[str, Any]:
+    """The numbers of a tersor_binary."""
     grids = zip("aby", s.scales, s.zero_points, strict=True)
-    fields = {name: f"{{{number(scale)}, {zero_point}}}" for name, scale, zero_point in grids}
+    fields: dict[str, Any] = {name: f"{{{number(scale)}, {zero_point}}}" for name, scale, zero_point in grids}
     fields |= {"min": str(s.quant_min), "max": str(s.quant_max)}
     if (fixed := fixed_sum(s)) is not None:
         fields |= {"a_factor": str(fixed.a_factor), "b_factor": str(fixed.b_factor), "shift": str(fixed.shift)}
-    return _binary(c, s, "tersor_add", fields)
+    return fields
 
 
 def _product(c: Context, s: Product) -> list[str]:

@@ -92,8 +92,21 @@ class Phases(Step):
 
 
 @dataclass(frozen=True)
+class Sum(Step):
+    """Two tensors on grids of their own added onto a third. scales: float32[3]; zero points of a, b and the result."""
+
+    scales: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    zero_points: tuple[int, int, int] = (0, 0, 0)
+    quant_min: int = -128
+    quant_max: int = 127
+
+
+@dataclass(frozen=True)
 class Convolution(Step):
-    """Dense, sparse, or `depthwise`; a linear layer is one of a single row. weight: int8[out, in, kh, kw]."""
+    """Dense, sparse, or `depthwise`; a linear layer is one of a single row. weight: int8[out, in, kh, kw].
+
+    residual: a sum with what is read second, done to the output before it is written; its first operand is the output.
+    """
 
     weight: Array = field(default_factory=lambda: np.zeros((0, 0, 1, 1), np.int8))
     bias: Array = field(default_factory=lambda: np.zeros(0, np.int32))
@@ -104,16 +117,7 @@ class Convolution(Step):
     requantize: Requantize | None = None
     kernel: str = "dense"
     reason: str = ""
-
-
-@dataclass(frozen=True)
-class Sum(Step):
-    """Two tensors on grids of their own added onto a third. scales: float32[3]; zero points of a, b and the result."""
-
-    scales: tuple[float, float, float] = (1.0, 1.0, 1.0)
-    zero_points: tuple[int, int, int] = (0, 0, 0)
-    quant_min: int = -128
-    quant_max: int = 127
+    residual: Sum | None = None
 
 
 @dataclass(frozen=True)

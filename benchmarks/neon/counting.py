@@ -57,10 +57,10 @@ def count(calls: Sequence[Call]) -> list[int]:
 
 @dataclass(frozen=True)
 class ModelCounts:
-    """Instructions of a whole run, and of each step in order."""
+    """Instructions of a whole run, and of each step in order without what calling it by itself takes."""
 
     total: int
-    steps: tuple[int, ...]
+    steps: tuple[float, ...]
 
 
 def count_model(artifact: NeonArtifact, inputs: Sequence[Tensor], expected: Sequence[Tensor]) -> ModelCounts:
@@ -85,7 +85,8 @@ def count_model(artifact: NeonArtifact, inputs: Sequence[Tensor], expected: Sequ
         if result.stdout != wanted * 2:
             raise ArithmeticError("the model's output differs from the program's")
         total, *steps = (int(line.split()[0]) for line in report.read_text().splitlines())
-        return ModelCounts(total, tuple(steps))
+        call = (sum(steps) - total) / len(steps)
+        return ModelCounts(total, tuple(step - call for step in steps))
 
 
 def _plugin(folder: Path) -> Path:

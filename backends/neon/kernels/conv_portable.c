@@ -80,6 +80,8 @@ static void run(const tersor_conv *conv, const int8_t *x, int8_t *y, tersor_rang
             pixel_of(conv, l, sums, channel, x + (ptrdiff_t)row * conv->x_row + (ptrdiff_t)column * l->block,
                      y + (ptrdiff_t)row * conv->y_row + (ptrdiff_t)column * l->block);
         }
+    if (conv->residual)
+        tersor_add_residual_portable(conv, y, range, l->block);
 }
 
 #define CONV(NAME, SUMS, ...)                                                                                          \

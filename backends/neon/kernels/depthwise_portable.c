@@ -21,6 +21,8 @@ static void run(const tersor_conv *conv, const int8_t *x, int8_t *y, tersor_rang
             y[(ptrdiff_t)(c / block) * conv->y_block + (ptrdiff_t)row * conv->y_row + (ptrdiff_t)column * block + c % block] =
                 value(conv, c, block, x + (ptrdiff_t)row * conv->x_row + (ptrdiff_t)column * block);
         }
+    if (conv->residual)
+        tersor_add_residual_portable(conv, y, range, block);
 }
 
 void tersor_depthwise_c4_portable(const tersor_conv *conv, const int8_t *x, int8_t *y, tersor_range range)

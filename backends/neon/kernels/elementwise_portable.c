@@ -35,6 +35,20 @@ void tersor_add_portable(const tersor_binary *binary, const int8_t *a, const int
     run(binary, a, b, y, row_begin, row_end, sum);
 }
 
+void tersor_add_residual_portable(const tersor_conv *conv, int8_t *y, tersor_range range, int32_t block)
+{
+    const tersor_residual *const r = conv->residual;
+    const int32_t end = range.group_end * TERSOR_GROUP < conv->channels ? range.group_end * TERSOR_GROUP : conv->channels;
+    for (int32_t b = range.group_begin * TERSOR_GROUP / block; b * block < end; b++)
+        for (int32_t pixel = range.pixel_begin; pixel < range.pixel_end; pixel++) {
+            const ptrdiff_t row = pixel / conv->width, column = pixel % conv->width;
+            int8_t *const out = y + (ptrdiff_t)b * conv->y_block + row * conv->y_row + column * block;
+            const int8_t *const in = r->b + (ptrdiff_t)b * r->b_block + row * r->b_row + column * block;
+            for (int32_t c = 0; c < block; c++)
+                out[c] = sum(&r->sum, out[c], in[c]);
+        }
+}
+
 void tersor_mul_portable(const tersor_binary *binary, const int8_t *a, const int8_t *b, int8_t *y, int32_t row_begin,
                          int32_t row_end)
 {

@@ -5,125 +5,204 @@
 #include "tersor_model.h"
 
 #if TERSOR_NATIVE
-#include <arm_neon.h>
+#include "bytes_neon.h"
 #endif
 
-/* Pixels are of 4 or 8 bytes. */
-static void fill(int8_t *y, int32_t bytes, int8_t value)
+/* Whole pixels, of 4 or 8 bytes. */
+TERSOR_INLINE void fill(int8_t *y, int32_t bytes, int8_t value)
 {
-    if (bytes == 8)
-        memset(y, value, 8);
-    else if (bytes == 16)
-        memset(y, value, 16);
-    else if (bytes > 64)
-        memset(y, value, (size_t)bytes);
-    else
-        for (int32_t i = 0; i < bytes; i += 4)
-            memset(y + i, value, 4);
+#if TERSOR_NATIVE
+    const int8x16_t v = vdupq_n_s8(value);
+    int8_t *const last = y + bytes - 16;
+    if (bytes >= 16) {
+        for (; y < last; y += 16)
+            vst1q_s8(y, v);
+        vst1q_s8(last, v); /* over what is there already */
+    } else if (bytes >= 8) {
+        vst1_s8(y, vget_low_s8(v)), vst1_s8(last + 8, vget_low_s8(v));
+    } else if (bytes > 0) {
+        memset(y, value, 4);
+    }
+#else
+    memset(y, value, (size_t)bytes);
+#endif
 }
 
-/* What is right of one row and left of the next is one run of bytes. */
+/* `count` gaps between rows; the usual widths of a border have loops of their own. */
+TERSOR_INLINE void fill_gaps(int8_t *y, int32_t bytes, int32_t count, ptrdiff_t row, int8_t value)
+{
+    switch (bytes) {
+    case 0: break;
+    case 4:
+        for (; count > 0; count--, y += row)
+            memset(y, value, 4);
+        break;
+    case 8:
+        for (; count > 0; count--, y += row)
+            memset(y, value, 8);
+        break;
+    case 16:
+        for (; count > 0; count--, y += row)
+            memset(y, value, 16);
+        break;
+    default:
+        for (; count > 0; count--, y += row)
+            fill(y, bytes, value);
+    }
+}
+
+/* What is right of one row and left of the next is one run of bytes; so is what is below one plane and above the next. */
 void tersor_fill_border(const tersor_planes *p, tersor_border border, int32_t block, int8_t value, int8_t *y)
 {
-    const int32_t left = border.left * block, right = border.right * block;
-    const int32_t above = border.top * p->y_row + left, below = border.bottom * p->y_row + right;
-    for (int32_t b = 0; b < p->blocks; b++) {
-        int8_t *row = y + (ptrdiff_t)b * p->y_block;
-        fill(row, above, value);
-        row += above + p->bytes;
-        for (int32_t i = 1; i < p->rows; i++, row += p->y_row)
-            fill(row, left + right, value);
-        fill(row, below, value);
+    const int32_t left = border.left * block, right = border.right * block, above = border.top * p->y_row + left;
+    const int32_t bytes = p->bytes, rows = p->rows - 1;
+    const ptrdiff_t step = p->y_row, plane = p->y_block, inside = rows * step + bytes;
+    const int32_t outside = (int32_t)(plane - inside);
+    fill(y, above, value);
+    y += above + bytes;
+    for (int32_t b = p->blocks; b > 0; b--, y += plane) {
+        fill_gaps(y, left + right, rows, step, value);
+        fill(y + rows * step, b > 1 ? outside : outside - above, value);
     }
 }
 
-/* Every stride-th pixel of `count`, from the first on. Of the last pair that NEON loads, the second lies in the slack. */
-static void pick(const int8_t *x, int8_t *y, int32_t count, int32_t stride, int32_t block)
-{
-    int32_t i = 0;
 #if TERSOR_NATIVE
-    if (stride == 2 && block == 4)
-        for (; i + 4 <= count; i += 4)
-            vst1q_s32((int32_t *)(void *)(y + 4 * i), vld2q_s32((const int32_t *)(const void *)(x + 8 * i)).val[0]);
-    if (stride == 2 && block == 8)
-        for (; i + 2 <= count; i += 2)
-            vst1q_s64((int64_t *)(void *)(y + 8 * i), vld2q_s64((const int64_t *)(const void *)(x + 16 * i)).val[0]);
-#endif
-    if (block == 4)
-        for (; i < count; i++)
-            memcpy(y + 4 * i, x + (ptrdiff_t)4 * stride * i, 4);
-    else
-        for (; i < count; i++)
-            memcpy(y + 8 * i, x + (ptrdiff_t)8 * stride * i, 8);
+/* The first `n` pixels of a register: some, but not all. */
+TERSOR_INLINE void store_pixels(int8_t *y, int8x16_t v, int32_t n, int32_t block)
+{
+    if (block == 8 || n == 2) {
+        vst1_s8(y, vget_low_s8(v));
+    } else if (n == 1) {
+        vst1q_lane_s32((int32_t *)(void *)y, vreinterpretq_s32_s8(v), 0);
+    } else {
+        vst1_s8(y, vget_low_s8(v));
+        vst1q_lane_s32((int32_t *)(void *)(y + 8), vreinterpretq_s32_s8(v), 2);
+    }
 }
 
-#if TERSOR_NATIVE
-/* Even and odd pixels of one row. */
-TERSOR_INLINE void both_halves(const int8_t *x, int8_t *even, int8_t *odd, int32_t width, int32_t block)
+/* 32 bytes of pixels as the even and the odd ones. */
+TERSOR_INLINE int8x16x2_t parted(const int8_t *x, int32_t block)
 {
-    const int32_t step = 16 / block, whole = width / 2 / step * step;
-    for (int32_t i = 0; i < whole; i += step, x += 32, even += 16, odd += 16) {
-        if (block == 4) {
-            const int32x4x2_t v = vld2q_s32((const int32_t *)(const void *)x);
-            vst1q_s32((int32_t *)(void *)even, v.val[0]), vst1q_s32((int32_t *)(void *)odd, v.val[1]);
-        } else {
-            const int64x2x2_t v = vld2q_s64((const int64_t *)(const void *)x);
-            vst1q_s64((int64_t *)(void *)even, v.val[0]), vst1q_s64((int64_t *)(void *)odd, v.val[1]);
+    int8x16x2_t v;
+    if (block == 4) {
+        const int32x4x2_t u = vld2q_s32((const int32_t *)(const void *)x);
+        v.val[0] = vreinterpretq_s8_s32(u.val[0]), v.val[1] = vreinterpretq_s8_s32(u.val[1]);
+    } else {
+        const int64x2x2_t u = vld2q_s64((const int64_t *)(const void *)x);
+        v.val[0] = vreinterpretq_s8_s64(u.val[0]), v.val[1] = vreinterpretq_s8_s64(u.val[1]);
+    }
+    return v;
+}
+#endif
+
+/* One phase, or two that lie side by side in x, of some blocks. */
+typedef struct {
+    const int8_t *x;
+    int8_t *y;
+    ptrdiff_t odd; /* from the first phase in y to the second, or 0 */
+    ptrdiff_t x_block, y_block, x_step, y_step;
+    int32_t blocks, rows, count, odds, stride;
+} phase;
+
+#if TERSOR_NATIVE
+/* Even pixels of each row, and odd ones where there are `both`. What is read behind a row's last pair is slack. */
+TERSOR_INLINE void part_plane(const int8_t *x, int8_t *y, phase p, int32_t block, int both)
+{
+    const int32_t step = 16 / block, whole = p.odds / step;
+    const int32_t even_rest = p.count - whole * step, odd_rest = p.odds - whole * step;
+    for (int32_t row = p.rows; row > 0; row--, x += p.x_step, y += p.y_step) {
+        const int8_t *in = x;
+        int8_t *out = y;
+        for (int32_t i = whole; i > 0; i--, in += 32, out += 16) {
+            const int8x16x2_t v = parted(in, block);
+            vst1q_s8(out, v.val[0]);
+            if (both)
+                vst1q_s8(out + p.odd, v.val[1]);
+        }
+        if (even_rest) {
+            const int8x16x2_t v = parted(in, block);
+            if (even_rest == step)
+                vst1q_s8(out, v.val[0]);
+            else
+                store_pixels(out, v.val[0], even_rest, block);
+            if (both && odd_rest)
+                store_pixels(out + p.odd, v.val[1], odd_rest, block);
         }
     }
-    for (int32_t i = whole; i < width / 2; i++, x += 2 * block, even += block, odd += block)
-        memcpy(even, x, (size_t)block), memcpy(odd, x + block, (size_t)block);
-    if (width % 2)
-        memcpy(even, x, (size_t)block);
 }
 
-/* Whether phase i and the one after it are the even and the odd pixels of the same rows, and have been written together. */
-static int halves(const tersor_phases *p, int32_t block, int32_t i, const int8_t *x, int8_t *y, int32_t row_bytes,
-                  int32_t plane_bytes)
+TERSOR_INLINE void part_planes(const phase *p, int32_t block, int both)
 {
-    if (p->stride_x != 2 || p->wanted[i] % 2 || p->wanted[i + 1] != p->wanted[i] + 1)
-        return 0;
-    int8_t *out = y + ((ptrdiff_t)block * p->count + i) * plane_bytes;
-    x += (ptrdiff_t)block * p->x_block;
-    for (int32_t row = p->wanted[i] / 2; row < p->rows; row += p->stride_y, out += row_bytes)
-        if (p->block == 4)
-            both_halves(x + (ptrdiff_t)row * p->x_row, out, out + plane_bytes, p->width, 4);
-        else
-            both_halves(x + (ptrdiff_t)row * p->x_row, out, out + plane_bytes, p->width, 8);
-    return 1;
+    const phase all = *p;
+    for (int32_t b = 0; b < all.blocks; b++)
+        part_plane(all.x + b * all.x_block, all.y + b * all.y_block, all, block, both);
+}
+
+static void halves(const phase *p, int32_t block)
+{
+    if (block == 4 && p->odd)
+        part_planes(p, 4, 1);
+    else if (block == 4)
+        part_planes(p, 4, 0);
+    else if (p->odd)
+        part_planes(p, 8, 1);
+    else
+        part_planes(p, 8, 0);
 }
 #endif
+
+/* Every stride-th pixel of each row, from the first on. */
+static void pick(const phase *p, int32_t block)
+{
+    for (int32_t at = 0; at < p->blocks * p->rows; at++) {
+        const ptrdiff_t b = at / p->rows, row = at % p->rows;
+        const int8_t *const x = p->x + b * p->x_block + row * p->x_step;
+        int8_t *const y = p->y + b * p->y_block + row * p->y_step;
+        for (int32_t i = 0; i < p->count; i++)
+            if (block == 4)
+                memcpy(y + 4 * i, x + (ptrdiff_t)4 * p->stride * i, 4);
+            else
+                memcpy(y + 8 * i, x + (ptrdiff_t)8 * p->stride * i, 8);
+    }
+}
+
+/* Phase i, and the one after it where these are the even and the odd pixels of the same rows: how many. */
+static int32_t split(const tersor_phases *p, int32_t i, const int8_t *x, int8_t *y, tersor_span blocks)
+{
+    const int32_t dy = p->wanted[i] / p->stride_x, dx = p->wanted[i] % p->stride_x;
+    const int32_t row_bytes = (p->width + p->stride_x - 1) / p->stride_x * p->block;
+    const int32_t plane_bytes = (p->rows + p->stride_y - 1) / p->stride_y * row_bytes;
+    const int32_t right = dx + 1 < p->stride_x && i + 1 < p->count && p->wanted[i + 1] == p->wanted[i] + 1;
+    phase mine = {.x_block = p->x_block, .y_block = (ptrdiff_t)p->count * plane_bytes, .y_step = row_bytes};
+    mine.x = x + blocks.begin * mine.x_block + (ptrdiff_t)dy * p->x_row + dx * p->block;
+    mine.y = y + blocks.begin * mine.y_block + (ptrdiff_t)i * plane_bytes;
+    mine.x_step = (ptrdiff_t)p->stride_y * p->x_row, mine.stride = p->stride_x, mine.blocks = blocks.end - blocks.begin;
+    mine.rows = (p->rows - dy + p->stride_y - 1) / p->stride_y;
+    mine.count = mine.odds = (p->width - dx + p->stride_x - 1) / p->stride_x;
+#if TERSOR_NATIVE
+    if (p->stride_x == 2) {
+        if (right)
+            mine.odd = plane_bytes, mine.odds = p->width / 2;
+        halves(&mine, p->block);
+        return 1 + right;
+    }
+#endif
+    (void)right;
+    pick(&mine, p->block);
+    return 1;
+}
 
 void tersor_split_phases(const tersor_phases *p, const int8_t *x, int8_t *y, tersor_share share)
 {
-    const int32_t row_bytes = (p->width + p->stride_x - 1) / p->stride_x * p->block;
-    const int32_t plane_bytes = (p->rows + p->stride_y - 1) / p->stride_y * row_bytes;
     const tersor_span blocks = tersor_share_of(p->blocks, share);
-    for (int32_t b = blocks.begin; b < blocks.end; b++)
-        for (int32_t i = 0; i < p->count; i++) {
-#if TERSOR_NATIVE
-            if (i + 1 < p->count && halves(p, b, i, x, y, row_bytes, plane_bytes)) {
-                i++;
-                continue;
-            }
-#endif
-            const int32_t dy = p->wanted[i] / p->stride_x, dx = p->wanted[i] % p->stride_x;
-            const int32_t count = (p->width - dx + p->stride_x - 1) / p->stride_x;
-            const int8_t *in = x + (ptrdiff_t)b * p->x_block + dx * p->block;
-            int8_t *out = y + ((ptrdiff_t)b * p->count + i) * plane_bytes;
-            for (int32_t row = dy; row < p->rows; row += p->stride_y, out += row_bytes)
-                pick(in + (ptrdiff_t)row * p->x_row, out, count, p->stride_x, p->block);
-        }
+    for (int32_t i = 0; i < p->count;)
+        i += split(p, i, x, y, blocks);
 }
 
 #if TERSOR_NATIVE
-/* 16 pixels of 4 or 8 channels, of which `there` exist. */
-static void to_blocks_16(const int8_t *in, ptrdiff_t step, int8_t *out, int32_t block, int32_t there, int8x16_t rest)
+/* v[c] is channel c of 16 pixels, of 4 or 8 channels. */
+TERSOR_INLINE void interleave(const int8x16_t v[8], int8_t *out, int32_t block)
 {
-    int8x16_t v[8];
-    TERSOR_UNROLL
-    for (int c = 0; c < 8; c++)
-        v[c] = c < there ? vld1q_s8(in + c * step) : rest;
     if (block == 4) {
         const int8x16x4_t four = {{v[0], v[1], v[2], v[3]}}; /* a name: clang's vst4q is a macro */
         vst4q_s8(out, four);
@@ -139,49 +218,86 @@ static void to_blocks_16(const int8_t *in, ptrdiff_t step, int8_t *out, int32_t 
     }
 }
 
-static void from_blocks_16(const int8_t *in, int8_t *out, ptrdiff_t step, int32_t block, int32_t there)
+TERSOR_INLINE void part_channels(const int8_t *in, int8x16_t v[8], int32_t block)
 {
-    int8x16_t v[8];
     if (block == 4) {
         const int8x16x4_t four = vld4q_s8(in);
         for (int c = 0; c < 4; c++)
             v[c] = four.val[c];
-    } else {
-        const int16x8x4_t low = vld4q_s16((const int16_t *)(const void *)in);
-        const int16x8x4_t high = vld4q_s16((const int16_t *)(const void *)(in + 64));
-        for (int c = 0; c < 4; c++) {
-            const int8x16_t a = vreinterpretq_s8_s16(low.val[c]), b = vreinterpretq_s8_s16(high.val[c]);
-            v[2 * c] = vuzp1q_s8(a, b), v[2 * c + 1] = vuzp2q_s8(a, b);
-        }
+        return;
     }
+    const int16x8x4_t low = vld4q_s16((const int16_t *)(const void *)in);
+    const int16x8x4_t high = vld4q_s16((const int16_t *)(const void *)(in + 64));
+    for (int c = 0; c < 4; c++) {
+        const int8x16_t a = vreinterpretq_s8_s16(low.val[c]), b = vreinterpretq_s8_s16(high.val[c]);
+        v[2 * c] = vuzp1q_s8(a, b), v[2 * c + 1] = vuzp2q_s8(a, b);
+    }
+}
+
+/* 16 pixels, of whose channels `there` exist. */
+static void to_blocks_16(const int8_t *in, ptrdiff_t step, int8_t *out, int32_t block, int32_t there, int8x16_t rest)
+{
+    int8x16_t v[8];
+    TERSOR_UNROLL
+    for (int c = 0; c < 8; c++)
+        v[c] = c < there ? vld1q_s8(in + c * step) : rest;
+    interleave(v, out, block);
+}
+
+/* The last `n` pixels of a row, less than 16. */
+static void to_blocks_part(const int8_t *in, ptrdiff_t step, int8_t *out, int32_t n, int32_t block, int32_t there,
+                           int8x16_t rest)
+{
+    int8x16_t v[8];
+    int8_t part[16 * 8];
+    for (int c = 0; c < block; c++)
+        v[c] = c < there ? tersor_load_part(in + c * step, n) : rest;
+    interleave(v, part, block);
+    memcpy(out, part, (size_t)(n * block));
+}
+
+static void from_blocks_16(const int8_t *in, int8_t *out, ptrdiff_t step, int32_t n, int32_t block, int32_t there)
+{
+    int8x16_t v[8];
+    int8_t part[16 * 8];
+    if (n < 16)
+        memcpy(part, in, (size_t)(n * block));
+    part_channels(n < 16 ? part : in, v, block);
     for (int32_t c = 0; c < there; c++)
-        vst1q_s8(out + c * step, v[c]);
+        if (n < 16)
+            tersor_store_part(out + c * step, v[c], n);
+        else
+            vst1q_s8(out + c * step, v[c]);
 }
 #endif
 
 static void to_blocks_row(const int8_t *in, ptrdiff_t step, int8_t *out, int32_t count, int32_t block, int32_t there,
                           int8_t rest)
 {
-    int32_t i = 0;
 #if TERSOR_NATIVE
+    const int8x16_t filling = vdupq_n_s8(rest);
+    int32_t i = 0;
     for (; i + 16 <= count; i += 16)
-        to_blocks_16(in + i, step, out + (ptrdiff_t)i * block, block, there, vdupq_n_s8(rest));
-#endif
-    for (; i < count; i++)
+        to_blocks_16(in + i, step, out + (ptrdiff_t)i * block, block, there, filling);
+    if (i < count)
+        to_blocks_part(in + i, step, out + (ptrdiff_t)i * block, count - i, block, there, filling);
+#else
+    for (int32_t i = 0; i < count; i++)
         for (int32_t c = 0; c < block; c++)
             out[(ptrdiff_t)i * block + c] = c < there ? in[c * step + i] : rest;
+#endif
 }
 
 static void from_blocks_row(const int8_t *in, int8_t *out, ptrdiff_t step, int32_t count, int32_t block, int32_t there)
 {
-    int32_t i = 0;
 #if TERSOR_NATIVE
-    for (; i + 16 <= count; i += 16)
-        from_blocks_16(in + (ptrdiff_t)i * block, out + i, step, block, there);
-#endif
-    for (; i < count; i++)
+    for (int32_t i = 0; i < count; i += 16)
+        from_blocks_16(in + (ptrdiff_t)i * block, out + i, step, count - i, block, there);
+#else
+    for (int32_t i = 0; i < count; i++)
         for (int32_t c = 0; c < there; c++)
             out[c * step + i] = in[(ptrdiff_t)i * block + c];
+#endif
 }
 
 /* The number of rows that are one run of pixels in both tensors: all or one. */

@@ -1,21 +1,29 @@
 /* Pooling. A register is 16 bytes of neighbouring channels and pixels, whatever the block. */
 #if defined(__aarch64__)
 
-#include "requantize_neon.h"
+#include "bytes_neon.h"
+#include "neon_loads.h"
 
 /* 255 * 128 < 2^15: that many int8 add up in 16 bits. */
-enum { FIT_16_BITS = 255, REGISTER = 16 };
+enum { FIT_16_BITS = 255, REGISTER = TERSOR_REGISTER };
 
-/* Bytes that follow each other: 16 of the output, from any number of windows. */
-typedef int8x16_t window_function(const tersor_pool *pool, const int8_t *x, const tersor_bounds *bounds);
+/* Bytes that follow each other: n registers (1 or 4, a constant) of the output, from any number of windows. */
+typedef void window_function(const tersor_pool *pool, const int8_t *x, const tersor_bounds *bounds, int8x16_t *y, int n);
 
-TERSOR_INLINE int8x16_t greatest(const tersor_pool *pool, const int8_t *x, const tersor_bounds *bounds)
+TERSOR_INLINE void greatest(const tersor_pool *pool, const int8_t *x, const tersor_bounds *bounds, int8x16_t *y, int n)
 {
-    int8x16_t most = vld1q_s8(x + pool->tap_offsets[0]);
+    const int32_t *offset = pool->tap_offsets, *const end = offset + pool->taps;
+    const int8_t *p = x + *offset++;
     (void)bounds;
-    for (int32_t tap = 1; tap < pool->taps; tap++)
-        most = vmaxq_s8(most, vld1q_s8(x + pool->tap_offsets[tap]));
-    return most;
+    tersor_load_pixels(y, n, &p, 0);
+    while (offset != end) {
+        int8x16_t v[4];
+        p = x + *offset++;
+        tersor_load_more_pixels(v, n, &p, 0);
+        TERSOR_UNROLL
+        for (int i = 0; i < n; i++)
+            y[i] = vmaxq_s8(y[i], v[i]);
+    }
 }
 
 TERSOR_INLINE void widen(int32x4_t acc[4], int16x8_t low, int16x8_t high)
@@ -36,7 +44,7 @@ TERSOR_INLINE int8x16_t narrow(const int32x4_t acc[4], float scale, tersor_bound
     return tersor_bytes(tersor_clamped(vuzp1q_s16(v[0], v[1]), b), tersor_clamped(vuzp1q_s16(v[2], v[3]), b), b);
 }
 
-TERSOR_INLINE int8x16_t average(const tersor_pool *pool, const int8_t *x, const tersor_bounds *bounds)
+TERSOR_INLINE int8x16_t average_of(const tersor_pool *pool, const int8_t *x, const tersor_bounds *bounds)
 {
     const int32x4_t bias = vdupq_n_s32(pool->bias);
     int32x4_t acc[4] = {bias, bias, bias, bias};
@@ -53,16 +61,29 @@ TERSOR_INLINE int8x16_t average(const tersor_pool *pool, const int8_t *x, const 
     return narrow(acc, pool->requantize.scale[0], *bounds, pool->requantize.magic);
 }
 
+TERSOR_INLINE void average(const tersor_pool *pool, const int8_t *x, const tersor_bounds *bounds, int8x16_t *y, int n)
+{
+    for (int i = 0; i < n; i++)
+        y[i] = average_of(pool, x + i * REGISTER, bounds);
+}
+
 /* `bytes` bytes that follow each other in both tensors. */
 TERSOR_INLINE void run_of(const tersor_pool *pool, const int8_t *x, int8_t *y, int32_t bytes, const tersor_bounds *bounds,
                           window_function *window)
 {
-    for (; bytes >= REGISTER; bytes -= REGISTER, x += REGISTER, y += REGISTER)
-        vst1q_s8(y, window(pool, x, bounds));
-    if (bytes > 0) {
-        int8_t part[REGISTER];
-        vst1q_s8(part, window(pool, x, bounds));
-        memcpy(y, part, (size_t)bytes);
+    int8x16_t v[4];
+    for (; bytes >= 4 * REGISTER; bytes -= 4 * REGISTER, x += 4 * REGISTER, y += 4 * REGISTER) {
+        window(pool, x, bounds, v, 4);
+        TERSOR_UNROLL
+        for (int i = 0; i < 4; i++)
+            vst1q_s8(y + i * REGISTER, v[i]);
+    }
+    for (; bytes > 0; bytes -= REGISTER, x += REGISTER, y += REGISTER) {
+        window(pool, x, bounds, v, 1);
+        if (bytes >= REGISTER)
+            vst1q_s8(y, v[0]);
+        else
+            tersor_store_part(y, v[0], bytes);
     }
 }
 
@@ -104,10 +125,9 @@ static void add_row(int32x4_t acc[4], const int8_t *x, int32_t bytes)
             high = vaddw_high_s8(high, vld1q_s8(x));
         }
         if (bytes > 0 && bytes < REGISTER) {
-            int8_t part[REGISTER] = {0};
-            memcpy(part, x, (size_t)bytes);
-            low = vaddw_s8(low, vget_low_s8(vld1q_s8(part)));
-            high = vaddw_high_s8(high, vld1q_s8(part));
+            const int8x16_t part = tersor_load_part(x, bytes);
+            low = vaddw_s8(low, vget_low_s8(part));
+            high = vaddw_high_s8(high, part);
             bytes = 0;
         }
         widen(acc, low, high);
@@ -128,9 +148,11 @@ void tersor_global_pool_neon(const tersor_pool *pool, const int8_t *x, int8_t *y
         const int32x4_t even = vaddq_s32(acc[0], acc[2]), odd = vaddq_s32(acc[1], acc[3]), all = vaddq_s32(even, odd);
         const int32x4_t low = vaddq_s32(bias, pool->block == 8 ? even : all), high = vaddq_s32(bias, odd);
         const int32x4_t sums[4] = {low, high, low, high};
-        int8_t out[REGISTER];
-        vst1q_s8(out, narrow(sums, pool->requantize.scale[0], bounds, pool->requantize.magic));
-        memcpy(y + (ptrdiff_t)b * pool->y_block, out, (size_t)pool->block);
+        const int8x16_t q = narrow(sums, pool->requantize.scale[0], bounds, pool->requantize.magic);
+        if (pool->block == 8)
+            vst1_s8(y + (ptrdiff_t)b * pool->y_block, vget_low_s8(q));
+        else
+            tersor_store_part(y + (ptrdiff_t)b * pool->y_block, q, 4);
     }
 }
 

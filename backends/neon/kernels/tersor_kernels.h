@@ -40,6 +40,40 @@ typedef struct {
     int32_t magic;
 } tersor_requantize;
 
+/* Bytes of up to three tensors: `rows` rows of `bytes` bytes in each of `blocks` blocks. In a range rows are counted block
+ * by block over blocks * rows. No slack is read. */
+typedef struct {
+    int32_t blocks, rows, bytes;
+    int32_t a_block, a_row;
+    int32_t b_block, b_row;
+    int32_t y_block, y_row;
+} tersor_planes;
+
+/* q stands for (q - zero_point) * scale. */
+typedef struct {
+    float scale;
+    int32_t zero_point;
+} tersor_grid;
+
+/* add: q = clamp(round_half_even(((a - za) * sa + (b - zb) * sb) / sy) + zy, min, max), each step in float32.
+ * mul: acc = (a - za) * (b - zb), then q = clamp(round_half_even(float(acc) * multiplier) + zy, min, max).
+ * shift, 2 to 6 where a sum is proven to be the same for every pair, else 0: acc = (a - za) * a_factor + (b - zb) * b_factor
+ * in int32, q = clamp((((acc >> 16) + (zy << shift) + (1 << (shift - 1))) >> shift, min, max). */
+typedef struct {
+    tersor_planes planes;
+    tersor_grid a, b, y;
+    float multiplier;
+    int32_t min, max;
+    int32_t a_factor, b_factor, shift;
+} tersor_binary;
+
+/* A sum that follows a convolution: y = add(y, b), where y stands. `sum` is as for tersor_add, but for its planes. */
+typedef struct {
+    tersor_binary sum;
+    const int8_t *b;
+    int32_t b_block, b_row;
+} tersor_residual;
+
 /* A convolution of stride 1 over `rows` x `width` output pixels; also a linear layer, whose pixels are the rows of its
  * input. Output pixel (row, column), tap t and input block b read the pixel at
  *     x + row * x_row + column * B + tap_offsets[t] + b * x_block,
@@ -59,6 +93,7 @@ typedef struct {
     const int32_t *block_counts;   /* sparse: non-zero blocks of each row group, 8 / rows-of-a-block entries a group */
     const int32_t *bias;           /* one a channel, filled up to whole groups */
     tersor_requantize requantize;
+    const tersor_residual *residual; /* or null; the kernels of linear layers take none */
 } tersor_conv;
 
 /* Pixels are counted row by row over rows * width; groups are of TERSOR_GROUP output channels. */
@@ -68,6 +103,10 @@ typedef struct {
 } tersor_range;
 
 typedef void tersor_conv_kernel(const tersor_conv *conv, const int8_t *x, int8_t *y, tersor_range range);
+
+/* What the convolution kernels call for conv->residual, group by group; `block` is B. */
+typedef void tersor_residual_kernel(const tersor_conv *conv, int8_t *y, tersor_range range, int32_t block);
+tersor_residual_kernel tersor_add_residual_neon, tersor_add_residual_portable;
 
 /* Dense. Weights: for each group of 8 channels, tap, input block: [channel][B]; a last group of at most 4 channels is
  * stored as 4 rows where B = 4. i8mm: rows in the order 0 4 1 5 2 6 3 7. neon: the same with groups of 4. */
@@ -115,33 +154,6 @@ tersor_pool_kernel tersor_max_pool_portable, tersor_average_pool_portable;
  * and of a range only the groups count. At most 65536 pixels. */
 tersor_pool_kernel tersor_global_pool_neon, tersor_global_pool_portable;
 
-/* Bytes of up to three tensors: `rows` rows of `bytes` bytes in each of `blocks` blocks. In a range rows are counted block
- * by block over blocks * rows. No slack is read. */
-typedef struct {
-    int32_t blocks, rows, bytes;
-    int32_t a_block, a_row;
-    int32_t b_block, b_row;
-    int32_t y_block, y_row;
-} tersor_planes;
-
-/* q stands for (q - zero_point) * scale. */
-typedef struct {
-    float scale;
-    int32_t zero_point;
-} tersor_grid;
-
-/* add: q = clamp(round_half_even(((a - za) * sa + (b - zb) * sb) / sy) + zy, min, max), each step in float32.
- * mul: acc = (a - za) * (b - zb), then q = clamp(round_half_even(float(acc) * multiplier) + zy, min, max).
- * shift, 2 to 6 where a sum is proven to be the same for every pair, else 0: acc = (a - za) * a_factor + (b - zb) * b_factor
- * in int32, q = clamp((((acc >> 16) + (zy << shift) + (1 << (shift - 1))) >> shift, min, max). */
-typedef struct {
-    tersor_planes planes;
-    tersor_grid a, b, y;
-    float multiplier;
-    int32_t min, max;
-    int32_t a_factor, b_factor, shift;
-} tersor_binary;
-
 typedef void tersor_binary_kernel(const tersor_binary *binary, const int8_t *a, const int8_t *b, int8_t *y,
                                   int32_t row_begin, int32_t row_end);
 tersor_binary_kernel tersor_add_neon, tersor_mul_neon, tersor_add_portable, tersor_mul_portable;
@@ -152,7 +164,7 @@ typedef void tersor_lookup_kernel(const tersor_planes *planes, const int8_t *tab
 tersor_lookup_kernel tersor_lookup_neon, tersor_lookup_portable;
 
 /* Fills the border of every plane: `top` and `bottom` rows, `left` and `right` pixels of a y_row, around planes->rows rows of
- * planes->bytes bytes. y is where the first row of the border begins. */
+ * planes->bytes bytes. y is where the first row of the border begins, y_block the bytes of a plane with its border. */
 typedef struct {
     int32_t top, bottom, left, right;
 } tersor_border;

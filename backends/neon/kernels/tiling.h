@@ -17,6 +17,9 @@ typedef struct {
 
 enum { TERSOR_LARGEST_TILE = 64 * 4 };
 
+/* With so many pixels a sum that follows is done after each group, while its output is near; with fewer, after all. */
+enum { TERSOR_FEW_PIXELS = 64 };
+
 /* A tile whose first `pixels` are wanted. */
 static inline void tersor_part_of_tile(const tersor_conv *conv, int32_t group, const int8_t *x, int8_t *y,
                                        tersor_tile tile, int32_t pixels, int32_t block)
@@ -52,6 +55,7 @@ static inline void tersor_run_range(const tersor_conv *conv, const int8_t *x, in
 {
     const int32_t bytes = conv->width * block;
     const int flat = conv->x_row == bytes && conv->y_row == bytes;
+    const int large = range.pixel_end - range.pixel_begin > TERSOR_FEW_PIXELS;
     for (int32_t group = range.group_begin; group < range.group_end; group++) {
         const tersor_tile *sizes = conv->channels - group * TERSOR_GROUP > 4 ? tiles : half;
         int8_t *const out = y + (ptrdiff_t)group * (TERSOR_GROUP / block) * conv->y_block;
@@ -62,6 +66,10 @@ static inline void tersor_run_range(const tersor_conv *conv, const int8_t *x, in
                 run = conv->width - column;
             tersor_run_of_tiles(conv, group, x + (ptrdiff_t)row * conv->x_row + (ptrdiff_t)column * block,
                                 out + (ptrdiff_t)row * conv->y_row + (ptrdiff_t)column * block, sizes, run, block);
+        }
+        if (conv->residual && (large || group + 1 == range.group_end)) {
+            const tersor_range done = {range.pixel_begin, range.pixel_end, large ? group : range.group_begin, group + 1};
+            tersor_add_residual_neon(conv, y, done, block);
         }
     }
 }

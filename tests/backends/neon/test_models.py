@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import tersor as ts
+from tersor.backends.neon.emit import variant_of
+from tersor.backends.neon.steps import Convolution, Sum
 
 from .lowered import CPUS, Machines, assert_same_bits, lower, quantized
 
@@ -223,3 +225,32 @@ def test_a_dynamic_batch_runs_sample_by_sample(machines: Machines, tmp_path: Pat
     artifact = lower(bound, tmp_path, ("neon",)).on(machines.emulated)
     expected = torch.cat([bound(example[i : i + 1]) for i in range(4)])
     assert torch.equal(artifact.run(example), expected)
+
+
+class Branches(nn.Module):
+    """Sums whose operands are both convolutions, one convolution and a pool, and one that is read twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(3, 13, 3, padding=1), nn.Conv2d(3, 13, 1), nn.Conv2d(13, 13, 1)
+        self.d, self.e = nn.Conv2d(13, 13, 3, padding=1, groups=13), nn.Conv2d(13, 9, 3)
+
+    def forward(self, x: Tensor) -> Any:
+        both = F.relu(self.a(x) + self.b(x))
+        pooled = self.c(both) + F.max_pool2d(both, 3, 1, 1)
+        twice = self.d(pooled)
+        return self.e((pooled - twice) + F.silu(twice))
+
+
+@pytest.mark.emulated
+@pytest.mark.parametrize("size", [7, 26])
+def test_sums_that_are_part_of_a_convolution(size: int, machines: Machines, tmp_path: Path) -> None:
+    """Where only the sum reads the convolution's output, it is not a step of its own; the bits are the same."""
+    torch.manual_seed(0)
+    sample = (torch.randn(1, 3, size, size),)
+    program = quantized(Branches(), sample)
+    for isa in CPUS:
+        steps = variant_of(program, isa).plan.steps
+        assert sum(isinstance(step, Convolution) and step.residual is not None for step in steps) == 2
+        assert sum(isinstance(step, Sum) for step in steps) == 2
+    assert_same_bits(program, lower(program, tmp_path), machines, tuple(CPUS), sample)

@@ -32,7 +32,7 @@ def test_no_multiply_is_fused_with_an_add(source: Path, compiler: toolchain.Comp
 
 @pytest.mark.emulated
 def test_a_fused_multiply_is_found(compiler: toolchain.Compiler, tmp_path: Path) -> None:
-    source = toolchain.KERNELS / "elementwise_neon.c"
+    source = toolchain.KERNELS / "sums_neon.c"
     assert FUSED.search(disassemble(compiler, source, tmp_path, ("-ffp-contract=fast",)))
 
 

@@ -16,10 +16,11 @@ from .compressing import compress, plan
 from .examining import analyze, show
 from .listing import passes, targets
 from .options import ERROR, INTERRUPTED, USAGE
+from .reporting import report
 from .sweeping import sweep
 
 # A verb is added here and nowhere else.
-VERBS = (compress, show, verify, analyze, plan, sweep, bench, targets, passes)
+VERBS = (compress, show, verify, analyze, plan, sweep, report, bench, targets, passes)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from tersor.backends.clock import Clock
 from tersor.ir.errors import ArchiveError, RecipeError
@@ -134,6 +133,6 @@ def is_sweep(path: Path) -> bool:
 
 
 def plain_error(error: BaseException) -> str:
-    """An error as one line of a table, with where it came from if it was nobody's on purpose."""
-    lines: list[Any] = [line.strip() for line in str(error).splitlines() if line.strip()]
+    """An error as one line of a table."""
+    lines = [" ".join(line.split()) for line in str(error).splitlines() if line.strip()]
     return "; ".join(lines) or type(error).__name__

@@ -14,7 +14,7 @@ from .figures import figure_of
 from .markup import Markup, joined, tag
 from .page import Section, Table
 
-_SILENT = 80.0
+SILENT = 80.0
 """dB at which an error has no length: nobody sees it."""
 _KINDS = 6
 """Colours that the style has for precisions; the last is for all that are left."""
@@ -24,7 +24,7 @@ def error_share(decibel: float | None) -> float:
     """The length of an error, 0 to 1: from 80 dB, which nobody sees, to 0 dB, where noise equals signal."""
     if decibel is None or math.isnan(decibel):
         return 0.0
-    return min(1.0, max(0.0, 1 - decibel / _SILENT))
+    return min(1.0, max(0.0, 1 - decibel / SILENT))
 
 
 def layer_section(record: RunRecord) -> Section | None:

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,6 @@ from typing import Any
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 
-from tersor.ir.errors import RecipeError
 from tersor.passes.report import as_text, decibels, quantity
 from tersor.passes.training.options import Better
 
@@ -109,16 +108,16 @@ class Sweep:
 
         Raises RecipeError for another suffix, MissingDependencyError for a PNG without matplotlib.
         """
+        from ..report.sweep_picture import save_sweep
+        from ..report.write import write_text
+
         path = Path(path)
-        makers: dict[str, Callable[[], str]] = {
-            ".csv": self.to_csv,
-            ".json": lambda: json.dumps(self.to_json(), indent=1) + "\n",
-        }
-        if path.suffix not in makers:
-            raise RecipeError("not a form that can be written", expected=", ".join(makers), found=str(path))
-        scratch = path.with_name(f".{path.name}.writing")
-        scratch.write_text(makers[path.suffix](), encoding="utf-8")
-        scratch.replace(path)
+        if path.suffix == ".csv":
+            write_text(path, self.to_csv())
+        elif path.suffix == ".json":
+            write_text(path, json.dumps(self.to_json(), indent=1) + "\n")
+        else:
+            save_sweep(self, path)
         return path
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:

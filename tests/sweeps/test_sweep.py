@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+import sys
 from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import torch
 
 import tersor as ts
 from tersor.backends.clock import Clock
-from tersor.ir.errors import ArchiveError, RecipeError
+from tersor.ir.errors import ArchiveError, MissingDependencyError, RecipeError
 from tersor.passes.report import as_text
 from tersor.passes.training.options import Better
 from tersor.recipe import load_recipe
@@ -257,6 +258,25 @@ def test_csv_and_json_hold_the_figures() -> None:
     assert found.to_json()["rows"][0]["costs"] == {"bytes": 10.0}
 
 
-def test_a_form_that_is_not_known_says_which_are(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match=r"\.csv"):
+def test_pictures_and_pages_of_the_front(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from xml.etree import ElementTree
+
+    rows = (
+        Outcome("a", "<a>", costs={"bytes": 1.0}, sqnr=10.0),
+        Outcome("b", "b", costs={"bytes": 2.0}, sqnr=20.0),
+        Outcome("c", "c", costs={"bytes": 3.0}, sqnr=15.0),
+        Outcome("d", "d", costs={"bytes": 3.0}, sqnr=math.inf),
+        Outcome("e", "e", error="broke"),
+    )
+    picture = ElementTree.parse(made(*rows).save(tmp_path / "front.svg")).getroot()
+    kinds = [circle.get("class") for circle in picture.iter("{http://www.w3.org/2000/svg}circle")]
+    assert sorted(map(str, kinds)) == ["dot", "dot on", "dot on"]
+    assert made().save(tmp_path / "none.svg").exists()
+    assert made(*rows).save(tmp_path / "front.png").read_bytes().startswith(b"\x89PNG")
+    assert "a sweep of 6 tries" in made(*rows).save(tmp_path / "front.html").read_text()
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(MissingDependencyError, match="matplotlib"):
+        made(*rows).save(tmp_path / "no.png")
+    with pytest.raises(RecipeError, match=r"\.html, \.svg, \.png"):
         made().save(tmp_path / "table.xlsx")
+    assert not (tmp_path / "no.png").exists()

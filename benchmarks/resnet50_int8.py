@@ -40,22 +40,25 @@ def images(count: int, seed: int, size: int) -> list[Tensor]:
     return made
 
 
-def model(quick: bool) -> nn.Module:
+def model(quick: bool, seed: int = 0) -> nn.Module:
     """ResNet-50 as the library builds it; a four-layer one for a quick run."""
     from transformers import ResNetConfig, ResNetForImageClassification
 
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     config = ResNetConfig(embedding_size=16, hidden_sizes=[32, 64], depths=[1, 1]) if quick else ResNetConfig()
     config.num_labels = 1000
     net: nn.Module = ResNetForImageClassification(config)
     return net.eval()
 
 
-def run(quick: bool) -> list[Row]:
-    """Rows for latency against float and peer, SQNR on held-out samples, and time from model to file."""
+def run(quick: bool, seed: int = 0) -> list[Row]:
+    """Rows for latency against float and peer, SQNR on held-out samples, and time from model to file.
+
+    seed: of the weights.
+    """
     size = 64 if quick else 224
     calibration, held_out = images(SAMPLES, 1, size), images(SAMPLES, 2, size)
-    net = model(quick)
+    net = model(quick, seed)
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder)
         ours, our_seconds = _timed(partial(_ours, net, calibration, out))

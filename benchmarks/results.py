@@ -42,7 +42,7 @@ def publish(name: str, rows: Sequence[Row], quick: bool) -> None:
     Console(width=150).print(table)
     if not quick:
         FOLDER.mkdir(exist_ok=True)
-        data = {"versions": _versions(), "machine": machine(), "rows": [_json(row) for row in rows]}
+        data = {"versions": versions(), "machine": machine(), "rows": [_json(row) for row in rows]}
         (FOLDER / f"{name}.json").write_text(json.dumps(data, indent=1) + "\n")
 
 
@@ -63,7 +63,8 @@ def machine() -> dict[str, object]:
     flags = fields.get("flags", "").split()
     cores = sum(line.startswith("processor") for line in lines)
     name = fields.get("model name", platform.processor())
-    return {"cpu": name, "cores": cores, "avx2": "avx2" in flags, "vnni": has_vnni(flags)}
+    bfloat16 = "amx_bf16" in flags or "avx512_bf16" in flags
+    return {"cpu": name, "cores": cores, "avx2": "avx2" in flags, "vnni": has_vnni(flags), "bfloat16": bfloat16}
 
 
 def has_vnni(flags: Sequence[str]) -> bool:
@@ -71,7 +72,8 @@ def has_vnni(flags: Sequence[str]) -> bool:
     return "avx512_vnni" in flags or "avx_vnni" in flags
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Of Python and of what the figures depend on."""
     found = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:

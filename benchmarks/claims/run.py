@@ -1,0 +1,90 @@
+"""Measure claims one after another, and write each entry when it is there."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from importlib import import_module
+
+from rich.console import Console
+
+from tersor.passes.console import progress_bar
+from tersor.passes.progress import listening, tell
+
+from ..results import FOLDER, machine, versions
+from ..trained.seeds import SEEDS
+from .claim import Claim
+from .ledger import Entry, Ledger
+from .table import terminal, write_page
+
+MODULES = {
+    1: "size_and_speed",
+    2: "post_training",
+    3: "trained_quantized",
+    4: "fewer_channels",
+    5: "fewer_parameters",
+    6: "smaller_student",
+    7: "without_data",
+    8: "all_together",
+    9: "detection",
+}
+"""The file of each claim, which is imported when it is measured."""
+
+NUMBERS = tuple(MODULES)
+
+
+def claim(number: int) -> Claim:
+    """One of the nine."""
+    found: Claim = import_module(f"{__package__}.{MODULES[number]}").CLAIM
+    return found
+
+
+def run(numbers: Sequence[int] = (), quick: bool = False, fresh: bool = False, ledger: Ledger | None = None) -> None:
+    """Measure the claims named, or all; print the table; write each entry as it comes, unless the run is a quick one.
+
+    A run that was stopped goes on after its last finished claim when the same claims are asked for again; fresh: begin
+    anew.
+    """
+    asked = sorted(set(numbers)) or list(NUMBERS)
+    console = Console()
+    if quick:
+        console.print(terminal(measured(claim(number), quick=True) for number in asked))
+        return
+    ledger = ledger or Ledger(FOLDER)
+    left = ledger.begin(asked, fresh)
+    if left != asked:
+        console.print(f"going on with a run that was stopped: {len(asked) - len(left)} of {len(asked)} claims are done")
+    for number in left:
+        entry = measured(claim(number), quick=False)
+        ledger.add(entry)
+        console.print(f"claim {number}: {'met' if entry['met'] else 'not met'}, {entry['seconds']:.0f} s")
+    ledger.end()
+    entries = ledger.entries()
+    console.print(terminal(entries[number] for number in asked))
+    console.print("docs/claims.md shows these figures after `python -m benchmarks claims --page`")
+
+
+def measured(given: Claim, quick: bool) -> Entry:
+    """A claim's entry: what was claimed and measured, how, for how long, and on what."""
+    load, started = os.getloadavg()[0], time.perf_counter()
+    with progress_bar() as listener, listening(listener):
+        tell(f"claim {given.number}", 0, None, given.claimed)
+        figures = given.measure(SEEDS[:1] if quick else SEEDS, quick)
+    return {
+        "number": given.number,
+        "claimed": given.claimed,
+        "how": given.how,
+        "met": all(figure.met is not False for figure in figures),
+        "gap": given.gap,
+        "seconds": time.perf_counter() - started,
+        "load": load,
+        "versions": versions(),
+        "machine": machine(),
+        "figures": [figure.to_json() for figure in figures],
+    }
+
+
+def page(ledger: Ledger | None = None) -> None:
+    """Write the figures into docs/claims.md."""
+    write_page(list((ledger or Ledger(FOLDER)).entries().values()))

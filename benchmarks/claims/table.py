@@ -1,0 +1,78 @@
+"""The table claimed / measured / how: on a terminal, and as the page docs/claims.md."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from .ledger import Entry
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "claims.md"
+BEGIN, END = "<!-- figures: written by `python -m benchmarks claims --page` -->", "<!-- end of figures -->"
+_VERDICT = {True: "met", False: "not met", None: ""}
+
+
+def terminal(entries: Iterable[Entry]) -> Table:
+    """A row a figure."""
+    table = Table(title="claims", header_style="bold")
+    for heading in ("", "claimed", "measured, three seeds", "without", "", "how"):
+        table.add_column(heading)
+    for entry in entries:
+        for place, figure in enumerate(entry["figures"]):
+            last = place == len(entry["figures"]) - 1
+            number, how = (str(entry["number"]), entry["how"]) if place == 0 else ("", "")
+            table.add_row(number, *cells(figure), how, end_section=last)
+    return table
+
+
+def cells(figure: Mapping[str, Any]) -> tuple[str, str, str, str]:
+    """What was claimed, what was measured, what it is without the method, and whether it is met."""
+    wanted, without = figure["wanted"], figure["without"]
+    bound = "" if wanted is None else f": {wanted['side']} {wanted['value']:g} {figure['unit']}{_by(wanted)}"
+    measured = f"{_number(figure['mean'])} {figure['unit']}, spread {_number(figure['spread'])}"
+    measured += f" ({figure['note']})" if figure["note"] else ""
+    absent = "" if without is None else f"{without['name']}: {_number(without['mean'])} {figure['unit']}"
+    return figure["what"] + bound, measured, absent, _VERDICT[figure["met"]]
+
+
+def _by(wanted: Mapping[str, Any]) -> str:
+    return "" if wanted["by"] == "claimed" else f" ({wanted['by']})"
+
+
+def _number(value: float) -> str:
+    """Three figures, as people write them: 1226, 34.4, 0.251; not 1.23e+03."""
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def markdown(entries: Sequence[Entry]) -> str:
+    """An overview, then each claim with its figures, how they are measured, and what would close a gap."""
+    lines = ["| | claimed | |", "|---|---|---|"]
+    lines += [f"| {entry['number']} | {entry['claimed']} | {_VERDICT[entry['met']]} |" for entry in entries]
+    for entry in entries:
+        lines += ["", f"### Claim {entry['number']}", "", entry["claimed"], "", f"How: {entry['how']}", ""]
+        lines += ["| claimed | measured | without | |", "|---|---|---|---|"]
+        lines += [f"| {' | '.join(cells(figure))} |" for figure in entry["figures"]]
+        lines += ["", f"What would close the gap: {entry['gap']}"] if not entry["met"] else []
+        lines += ["", f"It took {entry['seconds'] / 60:.1f} minutes{_load(entry)}."]
+    return "\n".join(lines)
+
+
+def _load(entry: Entry) -> str:
+    busy = entry["load"] > entry["machine"]["cores"]
+    return f", on a machine that {entry['load']:.0f} others kept busy: its timings are to be run again" if busy else ""
+
+
+def write_page(entries: Sequence[Entry], page: Path = PAGE) -> None:
+    """Put the figures between the page's two marks. Raises ValueError where it has none."""
+    text = page.read_text(encoding="utf-8")
+    found = re.search(f"{re.escape(BEGIN)}.*?{re.escape(END)}", text, re.DOTALL)
+    if found is None:
+        raise ValueError(f"{page}: expected the lines {BEGIN} and {END}")
+    made = f"{BEGIN}\n\n{markdown(entries)}\n\n{END}"
+    temporary = page.with_suffix(".tmp")
+    temporary.write_text(text[: found.start()] + made + text[found.end() :], encoding="utf-8")
+    temporary.replace(page)

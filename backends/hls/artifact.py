@@ -16,12 +16,12 @@ from torch import Tensor
 
 from tersor.ir.errors import ArchiveError, LoweringError
 from tersor.ir.integer_operators import dequantize, quantize
+from tersor.ir.requantize_forms import Ints
 
 from ..base import Artifact
 from ..batching import is_batched
 from ..clock import Clock
 from .graph import Port
-from .requantizer import Ints
 from .toolchain import compile_program
 
 if TYPE_CHECKING:

@@ -18,11 +18,12 @@ from tersor.ir.accumulators import accumulator_range, value_range
 from tersor.ir.integer_operators import DEQUANTIZE, QUANTIZE, REQUANTIZE
 from tersor.ir.program import Program
 from tersor.ir.proofs import Requantization
+from tersor.ir.requantize_forms import Ints
 from tersor.ir.shapes import KEY
 
 from .graph import Constant, Graph, Layer, Port, Reorder, Select, Stream, with_forks
 from .orders import NOTHING, Masks, channel_places, channels_last, inside, is_whole, run_lanes
-from .requantizer import Ints, Requantizer
+from .requantizer import Requantizer
 from .requantizer_search import cheapest
 
 aten = torch.ops.aten

@@ -11,10 +11,10 @@ from torch import Tensor, fx
 
 from tersor.ir.example import example_of
 from tersor.ir.program import Program
+from tersor.ir.requantize_forms import Ints
 
 from .artifact import PortRow
 from .graph import Port
-from .requantizer import Ints
 
 _RANDOM = 2
 _SPREAD = 4.0

@@ -14,9 +14,11 @@ from typing import ClassVar
 
 import numpy as np
 
+from tersor.ir.requantize_forms import Ints
+
 from .orders import Masks
 from .pair_sum import PairSum
-from .requantizer import Ints, Requantizer, signed_bits
+from .requantizer import Requantizer, signed_bits
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from functools import cached_property
 
 import numpy as np
 
-from .requantizer import Bools, Ints
+from tersor.ir.requantize_forms import Bools, Ints
 
 NOTHING = -1
 """In an order: no value of the stream."""

@@ -6,7 +6,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .requantizer import Bools, Ints, multiply_shift, signed_digits
+from tersor.ir.requantize_forms import Bools, Ints, multiply_shift
+
+from .requantizer import signed_digits
 
 _SHIFTS = range(4, 26)
 _NUDGES = tuple((a, b) for a in (0, -1, 1) for b in (0, -1, 1))

@@ -54,7 +54,7 @@ def qonnx_model(program: Program) -> onnx.ModelProto:
             writer.visit(node)
     names = program.signature.output_names
     for name, node in zip(names, program.outputs, strict=True):
-        writer.emit("Identity", [writer.value(node, None)], output=name)
+        writer.rename(writer.value(node, None), name)
     inputs = [_info(node.name, node) for node in program.placeholders]
     outputs = [_info(name, node) for name, node in zip(names, program.outputs, strict=True)]
     graph = helper.make_graph(writer.nodes, program.name, inputs, outputs, writer.initializers)
@@ -193,8 +193,10 @@ def _sum_pool(w: _Writer, node: fx.Node) -> tuple[str, int]:
         for count, step, length, size, pad in zip(out, steps, window, sizes, before, strict=True)
     ]
     ones = w.weight(None, np.ones((int(channels), 1, *window)))
-    options: dict[str, Any] = {"kernel_shape": window, "strides": steps, "pads": [*before, *after]}
-    return w.emit("Conv", [w.value(x, *_integers(zero_point)), ones], group=int(channels), **options), 0
+    options: dict[str, Any] = {"kernel_shape": window, "strides": steps, "dilations": [1] * len(window)}
+    return w.emit(
+        "Conv", [w.value(x, *_integers(zero_point)), ones], group=int(channels), pads=[*before, *after], **options
+    ), 0
 
 
 def _sum(w: _Writer, node: fx.Node) -> tuple[str, int]:

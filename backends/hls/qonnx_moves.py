@@ -12,11 +12,11 @@ from torch import fx
 
 from tersor.ir import integer_operators as ops
 from tersor.ir.program import Program
+from tersor.ir.requantize_forms import Ints
 from tersor.ir.shapes import KEY
 
 from .build import integer, moved
 from .qonnx_nodes import Nodes
-from .requantizer import Ints
 
 aten = torch.ops.aten
 

@@ -53,6 +53,7 @@ class Nodes:
 
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     initializers: list[onnx.TensorProto] = field(default_factory=list)
+    renamed: dict[str, str] = field(default_factory=dict)
 
     def emit(
         self, kind: str, inputs: Sequence[str], *, output: str | None = None, domain: str = "", **given: Any
@@ -61,6 +62,17 @@ class Nodes:
         name = output or f"{kind.lower()}_{len(self.nodes)}"
         self.nodes.append(helper.make_node(kind, list(inputs), [name], name=name, domain=domain, **given))
         return name
+
+    def rename(self, name: str, wanted: str) -> None:
+        """Call what a node gives by another name; a node of its own where none gives it, or it has that other name."""
+        if not any(name in node.output for node in self.nodes) or name in self.renamed.values():
+            self.emit("Identity", [self.renamed.get(name, name)], output=wanted)
+            return
+        self.renamed[name] = wanted
+        for node in self.nodes:
+            for names in (node.input, node.output):
+                for place, own in enumerate(names):
+                    names[place] = wanted if own == name else own
 
     def tensor(self, values: Floats, name: str | None = None) -> str:
         """A constant."""

@@ -1,13 +1,8 @@
-"""Requantization in integers: the forms that a circuit computes, and what each costs.
+"""The requantizers of a layer: which form each channel has, and what it costs.
 
-The definition multiplies in float32 (`tersor.ir.integer_operators.requantize`). A circuit computes one of these, each
-proven equal over the reachable accumulators by `requantizer_search`:
-
-MULTIPLY    y = (acc * M + R) >> s; where `even`, R is half a step and a tie goes to the even neighbour
-FLOAT       y = the float32 product in integers: 24 bits of mantissa, rounded to 24 bits, then to an integer
-THRESHOLDS  y = how many of the sorted thresholds acc reaches, for grids of few steps
-
-Then q = clamp(y + zero_point, quant_min, quant_max); thresholds count from quant_min.
+MULTIPLY and FLOAT are `multiply_shift` and `float_product` of `tersor.ir.requantize_forms`, plus the zero point, and
+clamped. THRESHOLDS counts how many of the sorted thresholds an accumulator reaches, from quant_min on, for grids of few
+steps. Each is proven equal to the definition over the reachable accumulators by `requantizer_search`.
 """
 
 from __future__ import annotations
@@ -17,14 +12,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-Ints = NDArray[np.int64]
-Bools = NDArray[np.bool_]
+from tersor.ir.requantize_forms import Bools, Ints, bit_length, float_product, multiply_shift
 
-MANTISSA_BITS = 24
-"""Of a float32, the leading one among them."""
-_LARGEST_SHIFT = 62
 _FLOAT_ADDERS = 8
 """What rounding to 24 bits and to an integer take beside the product: two shifts by a variable and two roundings."""
 
@@ -111,50 +101,6 @@ class Requantizer:
         wide = np.where(self.form == Form.THRESHOLDS, 0, bit_length(self.multiplier))
         cost: Ints = self.adders * (self.acc_bits + wide)
         return cost
-
-
-def multiply_shift(acc: Ints, multiplier: Ints, offset: Ints, shift: Ints, even: Bools) -> Ints:
-    """(acc * multiplier + offset) >> shift, where `even` with ties to even.
-
-    With an offset of half a step, a sum without remainder was a tie: if it gives an odd number, it gives one less.
-    """
-    total = acc * multiplier + offset
-    steps = total >> shift
-    tie = even & ((total & ((np.int64(1) << shift) - 1)) == 0)
-    rounded: Ints = steps - (tie & ((steps & 1) == 1))
-    return rounded
-
-
-def float_product(acc: Ints, mantissa: Ints, shift: Ints) -> Ints:
-    """round_half_even(float32(acc) * float32(mantissa * 2**-shift)) in integers, for |acc| <= 2**31.
-
-    A mantissa has at most 24 bits. Shifts beyond those of int64 give 0, as the product does.
-    """
-    magnitude = round_to_mantissa(np.abs(acc))
-    product = round_to_mantissa(magnitude * mantissa)
-    return np.where(acc < 0, -1, 1) * round_half_even(product, np.minimum(shift, _LARGEST_SHIFT))
-
-
-def round_to_mantissa(values: Ints) -> Ints:
-    """Non-negative integers to the nearest that float32 holds, ties to even."""
-    drop = np.maximum(bit_length(values) - MANTISSA_BITS, 0)
-    return round_half_even(values, drop) << drop
-
-
-def round_half_even(values: Ints, shift: Ints) -> Ints:
-    """Integers divided by 2**shift, rounded to nearest, ties to even."""
-    odd = (values >> shift) & 1
-    rounded: Ints = (values + np.where(shift > 0, (np.int64(1) << np.maximum(shift - 1, 0)) - 1 + odd, 0)) >> shift
-    return rounded
-
-
-def bit_length(values: Any) -> Ints:
-    """How many bits non-negative integers below 2**62 take; 0 takes none."""
-    given = np.asarray(values, np.int64)
-    guess = np.frexp(given.astype(np.float64))[1].astype(np.int64)
-    below = (guess > 0) & (given < (np.int64(1) << np.maximum(guess - 1, 0)))
-    length: Ints = guess - below
-    return length  # a float64 may have rounded up to the next power of two
 
 
 def signed_bits(low: int, high: int) -> int:

@@ -14,21 +14,18 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tersor.ir.proofs import Requantization
-
-from .requantizer import (
+from tersor.ir.requantize_forms import (
     MANTISSA_BITS,
     Bools,
-    Form,
     Ints,
-    Requantizer,
     bit_length,
+    mantissa_and_exponent,
     multiply_shift,
-    signed_bits,
-    signed_digits,
 )
+
+from .requantizer import Form, Requantizer, signed_bits, signed_digits
 
 FEW_STEPS = 15
 """Grids of at most so many steps, those of 4 bits, may be compared with their thresholds."""
@@ -134,7 +131,7 @@ def cheapest(case: Requantization) -> Requantizer:
     acc_bits = signed_bits(int(case.low.min()), int(case.high.max()))
     steps = _Steps.of(case)
     found = _Found.nothing(channels, acc_bits)
-    mantissa, exponent = _parts(case.multiplier.numpy().reshape(-1))
+    mantissa, exponent = mantissa_and_exponent(case.multiplier.reshape(-1))
     _offer_constant(found, steps)
     _offer_even(found, steps, mantissa, exponent)
     _offer_offsets(found, steps, mantissa, exponent)
@@ -153,12 +150,6 @@ def _with_thresholds(chosen: Requantizer) -> Requantizer:
     """Comparators where they are fewer adder bits."""
     counted = replace(chosen, form=np.full_like(chosen.form, Form.THRESHOLDS))
     return replace(chosen, form=np.where(counted.cost < chosen.cost, Form.THRESHOLDS, chosen.form))
-
-
-def _parts(multiplier: NDArray[np.float32]) -> tuple[Ints, Ints]:
-    """float32 multipliers as mantissa * 2**-exponent, the mantissa a whole number of 24 bits."""
-    fraction, power = np.frexp(multiplier.astype(np.float64))
-    return np.round(fraction * (1 << MANTISSA_BITS)).astype(np.int64), MANTISSA_BITS - power.astype(np.int64)
 
 
 def _offer_constant(found: _Found, steps: _Steps) -> None:

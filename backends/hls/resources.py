@@ -12,6 +12,8 @@ from dataclasses import dataclass, fields
 from math import ceil
 from typing import Any
 
+from tersor.ir.requantize_forms import bit_length
+
 from .design import Design, Fold, Process, Wire, in_fabric, is_unrolled
 from .graph import (
     Add,
@@ -29,7 +31,7 @@ from .graph import (
     weight_bits,
 )
 from .orders import loops
-from .requantizer import Form, Requantizer, bit_length, signed_bits, signed_digits
+from .requantizer import Form, Requantizer, signed_bits, signed_digits
 from .schedule import is_parallel, ring
 from .source import offset_bits
 from .storage import Storage, fifo_storage, storage_of

@@ -15,6 +15,7 @@ from tersor.ir import integer_operators as ops
 from tersor.ir.accumulators import value_range
 from tersor.ir.macs import multiply_accumulates
 from tersor.ir.program import Program
+from tersor.ir.requantize_forms import Ints
 
 from .build import MOVES, Builder, Image, Refusal, Value, integer, pixel_by_pixel, scale_of
 from .graph import (
@@ -35,7 +36,7 @@ from .graph import (
 )
 from .orders import Masks, channel_places, channels_last
 from .pair_sum import PairSum, PairTable, cheapest_sum
-from .requantizer import Ints, Requantizer
+from .requantizer import Requantizer
 
 aten = torch.ops.aten
 

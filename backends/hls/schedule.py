@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from tersor.ir.requantize_forms import Ints
+
 from .design import Process, sparse_cycles
 from .graph import (
     Concat,
@@ -24,7 +26,6 @@ from .graph import (
     Window,
 )
 from .orders import Ring
-from .requantizer import Ints
 
 
 @dataclass(frozen=True)

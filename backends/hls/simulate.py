@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 
 from tersor.ir.errors import LoweringError
+from tersor.ir.requantize_forms import Ints
 
 from .design import Design
-from .requantizer import Ints
 from .schedule import Schedule, schedule
 from .toolchain import SIMULATION, compile_program, has_compiler
 

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from tersor.ir.requantize_forms import Ints
+
 from .arrays import Array
 from .design import Process, Wire, in_fabric, is_unrolled
 from .graph import (
@@ -30,7 +32,7 @@ from .graph import (
     weight_bits,
 )
 from .orders import loops
-from .requantizer import Form, Ints, Requantizer, signed_bits
+from .requantizer import Form, Requantizer, signed_bits
 from .schedule import is_parallel, ring
 
 _LEAST_TOTAL = 11

@@ -196,7 +196,7 @@ def exact_bits(multiplier: Tensor, output: IntegerGrid) -> Tensor:
     """
     reach = max(abs(output.quant_min - output.zero_point), abs(output.quant_max - output.zero_point))
     furthest = torch.ceil((reach + 1) / multiplier).clamp(max=float(1 << 40)).to(torch.int64)
-    return (MANTISSA_BITS - bit_length(furthest)).clamp(min=0)
+    return (MANTISSA_BITS - torch.from_numpy(bit_length(furthest.numpy()))).clamp(min=0)
 
 
 def _layers(program: Program, tally: _Tally) -> list[_Layer]:

@@ -49,9 +49,9 @@ def int_lookup(x: str, table: str) -> str:
     return f"{table}[{x}[i] + 128]"
 
 
-def dequantize(q: str, scale: str, zero_point: int, axis: None) -> str:
-    """Int8 to float, on one grid."""
-    return f"(float)({q}[i] - {zero_point}) * {scale}[0]"
+def dequantize(q: str, scale: str, zero_point: int, axis: int | None) -> str:
+    """Integers to float: int8 on one grid, an accumulator with a scale a column."""
+    return f"(float)({q}[i] - {zero_point}) * {scale}[i % LENGTH({scale})]"
 
 
 RULES: dict[object, Callable[..., str]] = {
@@ -128,6 +128,7 @@ class PlainC(ts.Backend):
     name: ClassVar[str] = "plain_c"
     summary: ClassVar[str] = "plain C for networks of linear layers"
     coverage: ClassVar[ts.Coverage] = ts.Coverage.EVERYTHING
+    recipe: ClassVar[str] = "int8_integer"
 
     compiler: str = "cc"
 
@@ -144,8 +145,8 @@ class PlainC(ts.Backend):
             return ts.Unsupported.of(node, "plain_c has no rule for it", hint)
         if node.meta["val"].dim() != 2:
             return ts.Unsupported.of(node, f"a value has rows and columns, not {node.meta['val'].dim()} dimensions")
-        if node.target is operators.dequantize.default and node.args[3] is not None:
-            return ts.Unsupported.of(node, "it has a scale a channel")
+        if node.target is operators.dequantize.default and node.args[3] not in (None, 1):
+            return ts.Unsupported.of(node, "it has a scale a row")
         return None
 
     def emit(self, program: ts.Program, out: Path) -> ts.Artifact:

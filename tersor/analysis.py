@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from torch import Tensor, fx
 
@@ -25,6 +26,9 @@ from tersor.passes.quantization.injection import Injection, quantizers_of
 from tersor.passes.report import as_text, decibels
 
 _MATTER = 0.5
+_WIDE = 110
+"""The columns of text from which on ranges have room."""
+_RANGES = ("grid", "seen")
 _MOST = 5
 
 
@@ -90,20 +94,31 @@ class Analysis:
 
         return save(self, Path(path))
 
-    def __rich__(self) -> Table:
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """A row a node; ranges are left out where the console is narrow."""
+        wide = options.max_width >= _WIDE
         title = f"{self.name}: outputs at {decibels(self.sqnr)}"
         table = Table(title=title, header_style="bold", caption=self._caption())
-        for heading in ("node", "precision", "own", "at output", "here", "share", "grid", "seen", "clipped"):
+        for heading in (
+            "node",
+            "precision",
+            "own",
+            "at output",
+            "here",
+            "share",
+            *(_RANGES if wide else ()),
+            "clipped",
+        ):
             table.add_column(heading, justify="left" if heading in ("node", "precision") else "right", no_wrap=True)
         marked = {row.node for row in self.worst}
         for row in self.rows:
-            style = "bold red" if row.node in marked else ""
+            spans = (_span(row.low, row.high), _span(row.seen_low, row.seen_high)) if wide else ()
             clipped = "" if row.clipped is None else f"{row.clipped:.2%}"
             table.add_row(
                 row.node, row.precision, *(decibels(value) for value in (row.own, row.output, row.here)),
-                f"{row.share:.1%}", _span(row.low, row.high), _span(row.seen_low, row.seen_high), clipped, style=style,
+                f"{row.share:.1%}", *spans, clipped, style="bold red" if row.node in marked else "",
             )  # fmt: skip
-        return table
+        yield table
 
     def _caption(self) -> str:
         worst = self.worst

@@ -20,9 +20,12 @@ from tersor.ir.program import Program
 
 from .lowering import example_batch, load_onnx
 
+SAVED = "program.tersor"
+"""The file in which `tersor compress` leaves the compressed program, beside the artifact."""
+
 
 def load_program(model: str, dynamic: Dynamic | None = None) -> Program:
-    """The program that MODEL names: `module:function`, an ONNX file, or a file that `Program.save` wrote.
+    """The program that MODEL names: `module:function`, an ONNX file, a file that `Program.save` wrote, or its folder.
 
     The function returns the model and its example inputs, `(model, inputs)`: a tensor, a tuple, or a dict of keyword
     inputs. A Program is taken as it is.
@@ -33,6 +36,8 @@ def load_program(model: str, dynamic: Dynamic | None = None) -> Program:
         if dynamic:
             raise RecipeError("the dynamic dimensions of an ONNX file are its own", found=str(dynamic))
         return load_onnx(model)
+    if Path(model).is_dir():
+        return _in_folder(Path(model))
     if ":" not in model or Path(model).exists():
         return Program.load(model)
     made = call(model)
@@ -42,6 +47,13 @@ def load_program(model: str, dynamic: Dynamic | None = None) -> Program:
         raise RecipeError(f"{model} does not give a model", expected="(model, inputs)", found=type(made).__name__)
     args, kwargs = split(made[1])
     return trace(made[0], args, kwargs, dynamic)
+
+
+def _in_folder(folder: Path) -> Program:
+    """The program that `tersor compress` leaves beside an artifact."""
+    if not (folder / SAVED).is_file():
+        raise RecipeError(f"the folder {folder} holds no program", expected=SAVED, hint="`tersor compress` writes it")
+    return Program.load(folder / SAVED)
 
 
 def load_data(data: str) -> Iterable[Any]:

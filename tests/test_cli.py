@@ -164,6 +164,28 @@ def test_targets_and_passes_are_listed(run: Run) -> None:
     assert "recipes: float, int4_weights" in run("passes")[1]
 
 
+def test_a_pass_says_what_its_options_are(run: Run) -> None:
+    code, output, _ = run("passes", "smooth_quant")
+    assert code == 0
+    assert "Divide channels of what linears read" in output
+    assert "tuple[float, ...]" in output
+    assert {"option": "count", "type": "int", "default": "16"} in json.loads(run("passes", "smooth_quant", "--json")[1])
+    assert "did you mean 'smooth_quant'?" in run("passes", "smoothquant")[2]
+
+
+def test_the_summary_of_a_pass_is_a_whole_paragraph(run: Run) -> None:
+    found = {row["pass"]: row["what"] for row in json.loads(run("passes", "--json")[1])}
+    assert found["quantize_weights"].endswith("smaller, and nearly as exact.")
+
+
+def test_the_folder_of_an_artifact_stands_for_the_program_in_it(run: Run) -> None:
+    compressed(run)
+    assert run("show", "out")[1] == run("show", "out/program.tersor")[1]
+    Path("empty").mkdir()
+    code, _, errors = run("show", "empty")
+    assert (code, "holds no program" in errors) == (2, True)
+
+
 def test_a_recipe_file_of_ones_own(run: Run) -> None:
     Path("mine.yaml").write_text("passes:\n  - fold_batch_norm\n")
     report = compressed(run, "out", "--recipe", "mine.yaml")

@@ -142,7 +142,9 @@ def _differs_in_rows_alone(spec: TensorSpec, value: Tensor) -> bool:
 def required(program: Program, batches: Iterable[Any] | None, count: int | None = None) -> Iterator[list[Tensor]]:
     """Flat inputs of all batches, or of the first `count`. Raises CalibrationError where there are none."""
     if batches is None:
-        raise CalibrationError("calibration data is missing", hint="give batches=..., or Quantize(calibration=batches)")
+        raise CalibrationError(
+            "calibration data is missing", hint="Quantize(calibration=batches), or --data MODULE:FUNCTION"
+        )
     _refuse_one_batch(batches)
     empty = True
     for inputs in flat_inputs(program, batches if count is None else first_batches(batches, count)):

@@ -15,7 +15,7 @@ from ..precision_search import LayerLatency, WeightBytes, search_precision
 from ..recipe import load_recipe, recipe_file
 from ..recording import Recorder
 from ..run_record import Metric
-from ..sources import load_data, load_metric, load_program, parse_dynamic
+from ..sources import SAVED, load_data, load_metric, load_program, parse_dynamic
 from .options import as_json, dynamic_option
 from .printing import audit_table, lowering_json, print_json
 
@@ -64,7 +64,7 @@ def compress(
     manager = PassManager(passes, checkpoint=checkpoint, progress=False if as_json else None, watch=recorder)
     result = manager.run(program)
     artifact = lower(result.program, backend, out)
-    result.program.save(out / "program.tersor")
+    result.program.save(out / SAVED)
     settings = {
         "model": model,
         "recipe": recipe,

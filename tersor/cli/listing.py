@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+import enum
+import inspect
+from typing import Any
+
 import click
 
 from tersor.backends.registry import TARGETS
+from tersor.passes.base import Pass
 from tersor.passes.registry import PASSES
 
 from ..recipe import ready_recipes
@@ -24,14 +30,41 @@ def targets(as_json: bool) -> None:
 
 
 @click.command()
+@click.argument("name", required=False)
 @as_json
-def passes(as_json: bool) -> None:
-    """List the passes and ready-made recipes."""
+def passes(name: str | None, as_json: bool) -> None:
+    """List the passes and ready-made recipes; or say what the pass NAME does, and its options."""
+    if name is not None:
+        _describe(name, as_json)
+        return
     rows = []
-    for name in PASSES.names():
-        kind = PASSES.find(name)
-        summary = (kind.__doc__ or "").strip().splitlines()[0]
-        rows.append({"pass": name, "promise": str(kind.promise), "what": summary})
+    for known in PASSES.names():
+        kind = PASSES.find(known)
+        rows.append({"pass": known, "promise": str(kind.promise), "what": _summary(kind)})
     print_rows(rows, as_json)
     if not as_json:
         click.echo(f"recipes: {', '.join(ready_recipes())}")
+
+
+def _describe(name: str, as_json: bool) -> None:
+    kind = PASSES.find(name)
+    options = [
+        {"option": field.name, "type": str(field.type), "default": _default(field)}
+        for field in dataclasses.fields(kind)
+    ]
+    if not as_json:
+        click.echo(f"{inspect.getdoc(kind)}\n")
+    print_rows(options, as_json)
+
+
+def _summary(kind: type[Pass]) -> str:
+    """The first paragraph of what a pass says of itself."""
+    return " ".join((inspect.getdoc(kind) or "").partition("\n\n")[0].split())
+
+
+def _default(field: dataclasses.Field[Any]) -> str:
+    """As a recipe would write it; data and objects are not written there."""
+    value = field.default
+    if value is dataclasses.MISSING:
+        value = None if field.default_factory is dataclasses.MISSING else field.default_factory()
+    return str(value.value if isinstance(value, enum.Enum) else value)

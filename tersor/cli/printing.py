@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import click
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from tersor.backends.base import LoweringReport
 from tersor.passes.report import quantity
+
+_FEW_FILES = 6
+"""So many files are named; of more, only the number is."""
 
 
 def audit_table(report: LoweringReport) -> Table:
@@ -23,9 +28,15 @@ def audit_table(report: LoweringReport) -> Table:
         groups.setdefault((row.operator, row.precision, row.reason), []).append(row.macs)
     for (operator, precision, reason), macs in sorted(groups.items(), key=lambda item: -sum(item[1])):
         result.add_row(operator, precision, str(len(macs)), quantity(sum(macs)) if sum(macs) else "", reason)
-    for name, size in report.files.items():
-        result.caption = f"{result.caption + ', ' if result.caption else ''}{name} {quantity(size, 'B')}"
+    result.caption = _files(report.files)
     return result
+
+
+def _files(files: Mapping[str, int]) -> str:
+    """The files with their sizes; of many, how many and how large together."""
+    if len(files) > _FEW_FILES:
+        return f"{len(files)} files, {quantity(sum(files.values()), 'B')}"
+    return ", ".join(f"{name} {quantity(size, 'B')}" for name, size in files.items())
 
 
 def cost_table(nodes: Any) -> Table:
@@ -60,7 +71,7 @@ def print_rows(rows: list[dict[str, str]], as_json: bool) -> None:
     for heading in rows[0]:
         result.add_column(heading)
     for row in rows:
-        result.add_row(*row.values())
+        result.add_row(*map(escape, row.values()))
     Console().print(result)
 
 

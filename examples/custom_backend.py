@@ -18,6 +18,7 @@ from torch import Tensor, fx, nn
 
 import tersor as ts
 from tersor.ir.errors import LoweringError, MissingDependencyError
+from tersor.passes.preferences import Preferences
 
 operators = torch.ops.tersor
 
@@ -127,10 +128,12 @@ class PlainC(ts.Backend):
 
     name: ClassVar[str] = "plain_c"
     summary: ClassVar[str] = "plain C for networks of linear layers"
-    coverage: ClassVar[ts.Coverage] = ts.Coverage.EVERYTHING
-    recipe: ClassVar[str] = "int8_integer"
 
     compiler: str = "cc"
+
+    @property
+    def preferences(self) -> Preferences:
+        return Preferences(coverage=ts.Coverage.EVERYTHING, recipe="int8_integer", floats=False)
 
     @classmethod
     def missing(cls) -> str | None:
@@ -204,7 +207,7 @@ def main(out: str = "build/plain_c") -> None:
     model = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 8), nn.Tanh(), nn.Linear(8, 4))
     batches = [torch.randn(64, 16) for _ in range(4)]
     program = ts.trace(model, batches[0], dynamic={"input": {0: "batch"}})
-    quantize_all = ts.Quantize(calibration=batches, coverage=PlainC.coverage)
+    quantize_all = ts.Quantize(calibration=batches, coverage=ts.Coverage.EVERYTHING)
     integer = ts.PassManager([quantize_all, ts.LowerToInteger()]).run(program).program
 
     artifact = ts.lower(integer, target=PlainC(), out=out)

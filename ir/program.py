@@ -23,7 +23,13 @@ if TYPE_CHECKING:
 aten = torch.ops.aten
 REPLACES = "replaces"
 
-_TRAINING_ARGUMENT = {aten.batch_norm.default: 5, aten.dropout.default: 2, aten.feature_dropout.default: 2}
+_RECURRENT = (aten.lstm.input, aten.gru.input, aten.rnn_tanh.input, aten.rnn_relu.input)
+_TRAINING_ARGUMENT = {
+    aten.batch_norm.default: 5,
+    aten.dropout.default: 2,
+    aten.feature_dropout.default: 2,
+    **dict.fromkeys(_RECURRENT, 6),
+}
 """Operators whose argument at that place says whether the model trains."""
 
 
@@ -94,7 +100,7 @@ class Program:
         return self.signature.outputs.unflatten(iter(outputs))
 
     def train(self, mode: bool = True) -> Program:
-        """Switch batch norm and dropout to training, or back; other operators do not know the difference."""
+        """Switch batch norm and dropout, that between recurrent layers too, to training, or back."""
         for node in self.graph.nodes:
             place = _TRAINING_ARGUMENT.get(node.target)
             if place is not None and node.args[place] is not mode:

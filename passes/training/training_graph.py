@@ -15,8 +15,8 @@ from ..processes import world
 
 aten = torch.ops.aten
 
-_MODE = {aten.batch_norm.default: 5, aten.dropout.default: 2, aten.feature_dropout.default: 2}
-"""Operators whose argument at that place says whether they train."""
+_TRAINING = 5
+"""The place of batch norm's argument that says whether it trains."""
 
 
 def training_copy(program: Program, freeze_batch_norm: bool, taps: Sequence[str] = ()) -> Program:
@@ -27,7 +27,7 @@ def training_copy(program: Program, freeze_batch_norm: bool, taps: Sequence[str]
     copied = tapped(program, taps).train()
     for node in copied.graph.find_nodes(op="call_function", target=aten.batch_norm.default):
         if freeze_batch_norm:
-            node.update_arg(_MODE[node.target], False)
+            node.update_arg(_TRAINING, False)
         elif world() > 1:
             node.target = synchronized_batch_norm
     copied.changed()

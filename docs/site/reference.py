@@ -10,16 +10,28 @@ import re
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
+from pydoc import locate
 from types import ModuleType
 from typing import Any
 
 FOLDER = Path(__file__).resolve().parents[1] / "reference"
+_OF_A_PASS = ["!^_", "!^run$", "!^expand$", "!^takes$", "!^gives$", "!^promise$"]
 _MARK = re.compile(r"^<!-- reference: ([\w.]+) -->$", re.MULTILINE)
 
 
 def filled(markdown: str) -> str:
     """The page with the entries of mkdocstrings in place of its marks."""
-    return _MARK.sub(lambda mark: "\n\n".join(f"::: {name}" for name in placed()[mark[1]]), markdown)
+    return _MARK.sub(lambda mark: "\n\n".join(map(_entry, placed()[mark[1]])), markdown)
+
+
+def _entry(name: str) -> str:
+    """What mkdocstrings takes for a name. Of a pass, what every pass has is left out."""
+    from tersor.passes.base import Pass
+
+    kind = locate(name)
+    if kind is Pass or not (isinstance(kind, type) and issubclass(kind, Pass)):
+        return f"::: {name}"
+    return f"::: {name}\n    options:\n      filters: {_OF_A_PASS}"
 
 
 @cache

@@ -12,10 +12,9 @@ from typing import Any
 
 from tersor.backends.clock import Clock
 from tersor.ir.errors import ArchiveError
-from tersor.passes.checkpoint import write_json
 from tersor.passes.training.options import Better
 
-from .typed_json import decode, encode, read
+from .typed_json import decode, encode, read, write
 
 NAME = "run.json"
 _FORM = "tersor_run"
@@ -144,7 +143,7 @@ class RunRecord:
         """Write `run.json` into a folder, which is made. Raises OSError where that cannot be done."""
         path = Path(folder) / NAME
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, self.to_json())
+        write(path, self.to_json())
         return path
 
     @classmethod

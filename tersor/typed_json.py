@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from tersor.ir.errors import ArchiveError
+from tersor.passes.checkpoint import write_json
 
 T = TypeVar("T")
 _NONFINITE = ("nan", "inf", "-inf")
@@ -43,6 +44,14 @@ def read(path: Path) -> Any:
         raise ArchiveError(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         raise ArchiveError(f"{path} is not JSON", found=" ".join(str(error).split())) from error
+
+
+def write(path: Path, data: Any) -> None:
+    """Write plain data as a file, whole or not at all. Raises OSError that names the file."""
+    try:
+        write_json(path, data)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def decode(data: Any, kind: type[T], where: str) -> T:

@@ -91,17 +91,19 @@ class Axis:
         )
 
 
-def scatter(dots: Sequence[Dot], x: str, y: str, label: str) -> Markup:
+def scatter(dots: Sequence[Dot], x: str, y: str, label: str, line: bool = True) -> Markup:
     """The points, the front joined by steps; once for wide and once for narrow pages, of which one is shown."""
     usable = [dot for dot in dots if finite(dot.x) and finite(dot.y)]
     if not usable:
         return tag("p", "No point can be drawn.", class_="empty")
     both = ((_WIDE, 400, "wide"), (_NARROW, 330, "narrow"))
-    return joined(plot(usable, x, y, label, width, height, kind) for width, height, kind in both)
+    return joined(plot(usable, x, y, label, width, height, kind, line) for width, height, kind in both)
 
 
-def plot(dots: Sequence[Dot], x: str, y: str, label: str, width: int, height: int, kind: str = "") -> Markup:
-    """One scatter plot of points that are all finite."""
+def plot(
+    dots: Sequence[Dot], x: str, y: str, label: str, width: int, height: int, kind: str = "", line: bool = True
+) -> Markup:
+    """One scatter plot of points that are all finite. line: join the front, if it is of this one cost alone."""
     across = Axis.around([dot.x for dot in dots], _LEFT, width - _RIGHT, logarithmic=True)
     up = Axis.around([dot.y for dot in dots], height - _BOTTOM, _TOP)
     return tag(
@@ -111,7 +113,7 @@ def plot(dots: Sequence[Dot], x: str, y: str, label: str, width: int, height: in
         [_grid_line(across, up, value, 1) for value in up.ticks()],
         _words((_LEFT + width - _RIGHT) / 2, height - 8, x, "middle", "axis"),
         tag("text", y, transform=f"translate(14 {height / 2:.0f}) rotate(-90)", text_anchor="middle", class_="axis"),
-        _front(dots, across, up),
+        _front(dots, across, up) if line else None,
         # What matters is drawn last, over the rest.
         [_dot(dot, across, up) for dot in sorted(dots, key=lambda dot: (dot.on_front, dot.chosen))],
         viewBox=f"0 0 {width} {height}",

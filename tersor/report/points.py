@@ -56,8 +56,8 @@ def points_body(
             for place, point in enumerate(points, start=1)
             if cost in point.costs and point.metric is not None and not point.error
         ]
-        plot = scatter(dots, COST_WORDS.get(cost, cost), quality, label)
-        body.append(tag("figure", plot, tag("figcaption", _legend(points))))
+        plot = scatter(dots, COST_WORDS.get(cost, cost), quality, label, len(costs) < 2)
+        body.append(tag("figure", plot, tag("figcaption", _legend(points, costs))))
     body.append(_points_table(points, quality, list(every), cost, front, said or {}))
     note = warning(point.clock for point in points if "latency_ms" in point.costs)
     return [*body, tag("p", note, class_="note warn") if note else None]
@@ -74,8 +74,11 @@ def front_of(points: Sequence[Point], costs: Sequence[str], better: Better) -> f
     return frozenset(place for (place, _, _), inside in zip(usable, on, strict=True) if inside)
 
 
-def _legend(points: Sequence[Point]) -> str:
+def _legend(points: Sequence[Point], costs: Sequence[str]) -> str:
     chosen = "; the ring is what was chosen" if any(point.chosen for point in points) else ""
+    if len(costs) > 1:
+        names = ", ".join(COST_NAMES.get(cost, cost) for cost in costs)
+        return f"Filled points are on the Pareto front of {names} together{chosen}."
     return f"Filled points are on the Pareto front: no other is at least as good in both and better in one{chosen}."
 
 

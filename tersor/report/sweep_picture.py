@@ -45,7 +45,7 @@ def _svg(found: Sweep) -> str:
     title = f"{found.definition.name}: {y} against {x}"
     if not dots:
         return standalone(_WIDTH, 60, tag("text", "No point can be drawn.", x=20, y=34))
-    return standalone(_WIDTH, _HEIGHT, plot(dots, x, y, title, _WIDTH, _HEIGHT))
+    return standalone(_WIDTH, _HEIGHT, plot(dots, x, y, title, _WIDTH, _HEIGHT, line=len(found.definition.costs) < 2))
 
 
 def _draw(found: Sweep, figure: Any) -> None:
@@ -57,7 +57,8 @@ def _draw(found: Sweep, figure: Any) -> None:
     axes.scatter([d.x for d in rest], [d.y for d in rest], facecolors="white", edgecolors="#59636e", label="tried")
     better = found.definition.metric.better if found.definition.metric else Better.HIGHER
     label = f"Pareto front ({y} {better.value}, {x} lower)"
-    axes.plot([d.x for d in front], [d.y for d in front], "o-", drawstyle="steps-post", color="#2c8296", label=label)
+    form = "o-" if len(found.definition.costs) < 2 else "o"
+    axes.plot([d.x for d in front], [d.y for d in front], form, drawstyle="steps-post", color="#2c8296", label=label)
     for dot in front:
         axes.annotate(str(dot.number), (dot.x, dot.y), xytext=(6, 5), textcoords="offset points")
     axes.set_xlabel(x)

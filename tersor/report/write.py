@@ -36,5 +36,7 @@ def write_text(path: Path, text: str) -> None:
     try:
         scratch.write_text(text, encoding="utf-8")
         scratch.replace(path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         scratch.unlink(missing_ok=True)

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 import yaml
+from safetensors import SafetensorError
 
 from tersor.backends.base import Backend
 from tersor.ir.errors import TersorError
@@ -65,14 +66,12 @@ def run(job: Job) -> Outcome:
     try:
         with torch_threads(job.threads):
             outcome = _run(job)
-    except OSError as error:
-        if error.errno in _FULL:
-            raise
-        return job.failed(f"{type(error).__name__}: {plain_error(error)}", time.perf_counter() - started)
-    except TersorError as error:
-        return job.failed(plain_error(error), time.perf_counter() - started)
     except Exception as error:  # noqa: BLE001  # passes, data and metrics are somebody's code
-        return job.failed(f"{type(error).__name__}: {plain_error(error)}", time.perf_counter() - started)
+        full = _full(error)
+        if full is not None:
+            raise OSError(full.errno, full.strerror, str(job.folder)) from None
+        kind = "" if isinstance(error, TersorError) else f"{type(error).__name__}: "
+        return job.failed(f"{kind}{plain_error(error)}", time.perf_counter() - started)
     return replace(outcome, seconds=time.perf_counter() - started)
 
 
@@ -84,6 +83,17 @@ def time_it(job: Job, outcome: Outcome, seconds: float) -> Outcome:
     except TersorError as error:
         return replace(outcome, error=f"no latency: {plain_error(error)}")
     return replace(outcome, costs={**outcome.costs, "latency_ms": found.seconds * 1e3}, clock=found.clock)
+
+
+def _full(error: BaseException | None) -> OSError | None:
+    """The error of the disk that is behind an error, if there is one: a full disk, a file that cannot be written."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _FULL:
+            return error
+        if isinstance(error, SafetensorError):
+            return OSError(errno.EIO, str(error))
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _run(job: Job) -> Outcome:

@@ -11,10 +11,9 @@ from pathlib import Path
 
 from tersor.backends.clock import Clock
 from tersor.ir.errors import ArchiveError, RecipeError
-from tersor.passes.checkpoint import write_json
 
 from ..run_record import Metric, Point
-from ..typed_json import decode, encode, read
+from ..typed_json import decode, encode, read, write
 
 DEFINITION, GIVEN, POINTS, _LOCK = "sweep.json", "given.tersor", "points", ".lock"
 _FORM = "tersor_sweep"
@@ -99,7 +98,7 @@ class Folder:
 
     def define(self, definition: Definition) -> None:
         """Write the definition. Raises OSError."""
-        write_json(self.path / DEFINITION, {_FORM: _VERSION, **encode(definition)})
+        write(self.path / DEFINITION, {_FORM: _VERSION, **encode(definition)})
 
     def definition(self) -> Definition:
         """Read it. Raises ArchiveError where there is none, or it is malformed."""
@@ -113,7 +112,7 @@ class Folder:
 
     def write(self, outcome: Outcome) -> None:
         """Keep what came of a try, whole or not at all. Raises OSError."""
-        write_json(self._file(outcome.key), encode(outcome))
+        write(self._file(outcome.key), encode(outcome))
 
     def outcome(self, key: str) -> Outcome | None:
         """What came of a try; None where it is not finished, or its file is damaged: then it runs again."""

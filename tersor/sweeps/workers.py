@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import wait as wait_for
+from multiprocessing.process import BaseProcess
+from multiprocessing.util import _exit_function  # type: ignore[attr-defined]  # what a worker's own end calls
 from typing import Any, Protocol
 
 from tersor.ir.errors import RecipeError, TersorError
@@ -21,6 +23,8 @@ from tersor.ir.errors import RecipeError, TersorError
 from .job import Job, run
 from .outcome import Outcome
 
+_PATIENCE = 2.0
+"""Seconds that a worker has to end."""
 _AT_ONCE = 64
 """Tries that stand in line at an executor whose workers nobody counts."""
 _GUARD = 'put the call below `if __name__ == "__main__":`, since a worker imports the script first'
@@ -87,13 +91,12 @@ class Processes:
             return job.failed("the worker process died")
 
     def stop(self, now: bool) -> None:
-        """Shut the pool down. Processes that are to stop now are killed."""
+        """Shut the pool down. Processes that are to stop now are told so, and killed where they do not listen."""
         if self._pool is None:
             return
         processes = list((getattr(self._pool, "_processes", None) or {}).values())
         if now:
-            for process in processes:
-                process.kill()
+            _end_processes(processes)
         self._pool.shutdown(wait=True, cancel_futures=True)
         self._pool = None
 
@@ -208,6 +211,7 @@ def _pool(count: int) -> ProcessPoolExecutor:
 def _begin() -> None:
     """What each worker does first: leave Ctrl-C to the parent, take one thread, and end when the parent does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: _end())
     import torch
 
     torch.set_num_threads(1)
@@ -218,7 +222,22 @@ def _begin() -> None:
 
 def _end_with(sentinel: int) -> None:
     wait_for([sentinel])
+    _end()
+
+
+def _end() -> None:
+    """End this process at once, and leave no semaphore behind, of which Python would warn."""
+    _exit_function()
     os._exit(1)
+
+
+def _end_processes(processes: Sequence[BaseProcess]) -> None:
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        process.join(_PATIENCE)
+        if process.is_alive():
+            process.kill()
 
 
 def _cores() -> int:

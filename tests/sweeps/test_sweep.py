@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 import tersor as ts
 from tersor.backends.clock import Clock
@@ -188,7 +189,26 @@ def test_what_is_kept_runs(folder: Path, here: Executor) -> None:
 
 def test_a_target_that_does_not_take_a_try_is_an_error_of_the_try(folder: Path, here: Executor) -> None:
     found = sweep("zoo:model", ["float"], out="out", target="neon", executor=here)
-    assert "lower_to_integer" in found.rows[0].error
+    assert "fake_quant" in found.rows[0].error
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), SafetensorError("I/O error: No space left")])
+def test_a_full_disk_ends_the_sweep_and_is_no_fault_of_a_try(
+    folder: Path, here: Executor, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    save, saved = ts.Program.save, list[Path]()
+
+    def fails_on_points(program: ts.Program, path: Path) -> Path:
+        if "points" in path.parts:
+            saved.append(path)
+            raise ArchiveError(f"{path} could not be written: {error}") from error
+        return save(program, path)
+
+    monkeypatch.setattr(ts.Program, "save", fails_on_points)
+    with pytest.raises(OSError, match="No space left"):
+        sweep("zoo:model", SCHEMES, out="out", data="zoo:batches", executor=here)
+    assert saved
+    assert Sweep.load("out").pending == 2
 
 
 @pytest.mark.parametrize(

@@ -92,6 +92,7 @@ def test_an_interrupt_keeps_what_is_finished_and_ends_the_workers(folder: Path) 
     assert process.returncode == 130
     assert "the same command goes on" in errors
     assert "Traceback" not in errors
+    assert "leaked" not in errors
     assert all(gone(int(pid)) for pid in lines(folder / "calls.txt"))
     assert Sweep.load("out").rows
 

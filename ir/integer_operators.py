@@ -4,7 +4,7 @@ A value of type int8 stands for (q - zero_point) * scale. Every backend that tak
 
 quantize     q = clamp(round_half_even(x / scale) + zero_point, quant_min, quant_max), a float32 division
 dequantize   x = float32(q - zero_point) * scale, of int8 values and of int32 accumulators
-int_conv     acc = sum((qx - zero_point) * qw) + qb in int32, padded with the zero point; 1d or 2d, as the weight is
+int_conv     acc = sum((qx - zero_point) * qw) + qb in int32, padded with the zero point; 1d, 2d or 3d, as the weight is
 int_linear   the same, of matrices
 int_matmul   acc = sum((qa - za) * (qb - zb)) in int32, with the batch dimensions of torch.matmul
 int_mul      acc = (qa - za) * (qb - zb) in int32
@@ -56,6 +56,10 @@ def requantize(acc: Tensor, multiplier: Tensor, zero_point: int, quant_min: int,
     return steps.add_(zero_point).clamp_(quant_min, quant_max).to(torch.int8)
 
 
+_CONVOLUTIONS = {3: aten.conv1d.default, 4: aten.conv2d.default, 5: aten.conv3d.default}
+"""By the dimensions of the weight."""
+
+
 def int_conv(
     x: Tensor,
     weight: Tensor,
@@ -67,7 +71,7 @@ def int_conv(
     groups: int,
 ) -> Tensor:
     """int8[N, C, ...] and int8[O, C / groups, ...] to int32[N, O, ...]."""
-    convolve = aten.conv1d.default if weight.dim() == 3 else aten.conv2d.default
+    convolve = _CONVOLUTIONS[weight.dim()]
 
     def product(values: Tensor, filters: Tensor) -> Tensor:
         return convolve(values, filters, None, stride, padding, dilation, groups)  # type: ignore[no-any-return]
@@ -178,7 +182,7 @@ def int_lookup(x: Tensor, table: Tensor) -> Tensor:
 
 
 def _accumulated_conv(x: Tensor, weight: Tensor, bias: Any, zero_point: int, *geometry: Any) -> Tensor:
-    convolve = aten.conv1d.default if weight.dim() == 3 else aten.conv2d.default
+    convolve = _CONVOLUTIONS[weight.dim()]
     result: Tensor = convolve(x.to(torch.float32), weight.to(torch.float32), None, *geometry)
     return result.to(torch.int32)
 

@@ -17,7 +17,7 @@ from tersor.backends.base import Backend
 from tersor.frontends.torch_export import trace
 from tersor.ir.errors import MissingDependencyError, PassError
 from tersor.ir.program import Program
-from tersor.ir.quantization import INT8, Observer, QuantType
+from tersor.ir.quantization import INT8, W4A8, Observer, QuantType
 from tersor.passes.base import Pass
 from tersor.passes.canonical.canonicalize import Canonicalize
 from tersor.passes.manager import PassManager
@@ -78,7 +78,7 @@ class WeightBytes(LayerCost):
         if precision is Precision.FLOAT32:
             return 4.0 * values
         if precision.is_static:
-            return values + 8.0 * layer.weight.shape[0]
+            return values * (0.5 if precision is Precision.W4A8 else 1.0) + 8.0 * layer.weight.shape[0]
         scheme = _BLOCKS[precision]
         blocks = layer.weight.shape[0] * -(-layer.weight.shape[1] // scheme.block)
         zeros = 0.0 if scheme.symmetric else blocks * scheme.bits / 8
@@ -215,9 +215,11 @@ def _computed(layer: Layer, precision: Precision) -> Tensor | None:
         low, high = (bound.item() for bound in torch.aminmax(value))
         value = quantized_within(value, readers.choose(Range(min(low, 0.0), max(high, 0.0)), kind), kind)
         axis = WEIGHTS[layer.node.target].axis
-        scale = weight_scales(weight, axis, INT8.weight, Observer.MIN_MAX)
-        scale = pair_safe_scales(weight, scale, axis).reshape(-1, *[1] * (weight.dim() - 1))
-        weight = torch.round(weight / scale).clamp(-127, 127) * scale
+        grid = (W4A8 if precision is Precision.W4A8 else INT8).weight
+        scale = weight_scales(weight, axis, grid, Observer.MIN_MAX)
+        scale = pair_safe_scales(weight, scale, axis) if grid.bits == INT8.weight.bits else scale
+        scale = scale.reshape(-1, *[1] * (weight.dim() - 1))
+        weight = torch.round(weight / scale).clamp(grid.qmin, grid.qmax) * scale
     else:
         weight = on_blocks(weight, -1, _BLOCKS[precision])
     with torch.no_grad():

@@ -132,6 +132,27 @@ def test_the_report_is_a_table_json_and_pictures(tmp_path: Path) -> None:
     assert all(0 <= length(row) <= 1 for row in found.rows)
 
 
+def test_a_png_has_a_bar_for_each_node_and_the_culprit_in_orange(tmp_path: Path) -> None:
+    """Read back by matplotlib: orange somewhere in the row of each node that matters, and nowhere else."""
+    from matplotlib import image
+
+    program, batches = net("second")
+    found = ts.analyze(quantized(program, batches), batches)
+    pixels = torch.from_numpy(image.imread(found.save(tmp_path / "a.png"))[..., :3])
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+    orange = (pixels - torch.tensor([0xC4, 0x60, 0x2F]) / 255).abs().amax(-1) < 0.02
+    blue = (pixels - torch.tensor([0x2C, 0x82, 0x96]) / 255).abs().amax(-1) < 0.02
+    marked = {row.node for row in found.worst}
+    assert _bars(orange) == sum(row.node in marked and length(row) > 0 for row in found.rows)
+    assert _bars(blue) == sum(row.node not in marked and length(row) > 0 for row in found.rows)
+
+
+def _bars(pixels: Tensor) -> int:
+    """Runs of rows that hold such a pixel."""
+    rows = pixels.any(1).int()
+    return int((torch.diff(rows, prepend=torch.zeros(1, dtype=torch.int32)) == 1).sum())
+
+
 def test_a_png_needs_matplotlib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "matplotlib.figure", None)
     program, batches = net()

@@ -6,6 +6,7 @@ import itertools
 import sys
 from pathlib import Path
 
+import onnx
 import pytest
 import torch
 from hypothesis import given, settings
@@ -186,6 +187,24 @@ def test_bytes_of_a_layer() -> None:
     blocks = 64 * 1 + 64 * 2 + 10 * 2
     values = 8 * 64 + 64 * 64 + 64 * 10
     assert plan.cost == pytest.approx(4 * 3 * 8 * 9 + values / 2 + 4 * blocks)
+
+
+def test_convolutions_can_have_weights_of_four_bits(tmp_path: Path) -> None:
+    """The only way to less than a byte a weight for them; the file stores as much."""
+    program, batches = net()
+    plan = search_precision(program, batches, sqnr=8.0, precisions=(Precision.FLOAT32, Precision.INT8, Precision.W4A8))
+    assert plan.layers["conv2d"] is Precision.W4A8
+    plan = PrecisionPlan({**plan.layers, "linear": Precision.INT8})
+    mixed = ts.PassManager([ApplyPrecision(plan, batches)]).run(program).program
+    grids = {str(n.args[0].target): n.args[4:6] for n in mixed.graph.nodes if "fake_quantize.default" in str(n.target)
+             and n.args[0].op == "get_attr"}  # fmt: skip
+    assert grids["conv.weight"] == (-7, 7)
+    assert grids["a.weight"] == (-127, 127)
+    stored = {
+        t.name: t.data_type for t in onnx.load(ts.lower(mixed, out=tmp_path).path / "model.onnx").graph.initializer
+    }
+    assert stored["conv.weight"] == onnx.TensorProto.INT4
+    assert stored["a.weight"] == onnx.TensorProto.INT8
 
 
 def test_from_the_shell_and_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -206,7 +206,9 @@ class Builder:
     def image(self, node: object) -> Image:
         """An image that travels pixel by pixel; a sequence is one of a single row. Raises Refusal."""
         value, shape = self.value(node), self.shape(node)
-        if len(shape) not in (3, 4) or shape[0] != 1:
+        if len(shape) > 4:
+            raise Refusal(f"it reads {list(shape)}: images have two dimensions beside channels, and no more")
+        if len(shape) < 3 or shape[0] != 1:
             raise Refusal(
                 f"it reads {list(shape)}: frames come one at a time", "trace with a batch of 1, or a dynamic one"
             )

@@ -45,7 +45,13 @@ def _reason(program: Program, node: fx.Node) -> str | None:
         return "a size is computed while the model runs"
     if _leading(node) != 1 and node.target in ACCUMULATORS and node.meta[KEY].dim() > 2 and _is_image(node):
         return f"images come one at a time, not {_leading(node)}: trace with a batch of 1, or a dynamic one"
+    if operator_of(node) == "int_conv" and node.meta[KEY].dim() == _VOLUME:
+        return "convolutions over three dimensions are not in the library"
     return _accumulator_reason(node) if node.target in ACCUMULATORS else None
+
+
+_VOLUME = 5
+"""Batch, channels, depth, height, width."""
 
 
 def _is_image(node: fx.Node) -> bool:

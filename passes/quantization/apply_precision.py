@@ -30,6 +30,7 @@ _BLOCKS = {
     Precision.INT4_WEIGHTS: BlockScheme(4, 32, symmetric=True),
     Precision.INT4_WEIGHTS_ASYMMETRIC: BlockScheme(4, 32, symmetric=False),
 }
+_FOUR_BITS = (Precision.W4A8, Precision.INT4_WEIGHTS, Precision.INT4_WEIGHTS_ASYMMETRIC)
 
 
 @dataclass(frozen=True)
@@ -64,17 +65,17 @@ class ApplyPrecision(Sequence):
         plan = self.read()
         data = None if self.calibration is None else Replay(self.calibration)
         steps: list[Pass] = [Canonicalize(), FoldBatchNorm(), CheckPlan(plan)]
-        static = plan.of(Precision.INT8, Precision.INT8_SYMMETRIC)
+        static = plan.of(*(precision for precision in Precision if precision.is_static))
         if static:
             if data is not None:
                 steps.append(SmoothQuant(data, only=static))
             symmetric = plan.of(Precision.INT8_SYMMETRIC)
-            steps.append(InsertFakeQuant(only=static, symmetric=symmetric))
+            steps.append(InsertFakeQuant(only=static, symmetric=symmetric, four_bits=plan.of(Precision.W4A8)))
             steps.append(Calibrate(data, Observer.OUTPUT, pair_safe=True))
         for precision, scheme in _BLOCKS.items():
             if layers := plan.of(precision):
                 steps.append(InsertWeightBlocks(scheme, only=layers))
-        if data is not None and plan.of(Precision.INT4_WEIGHTS, Precision.INT4_WEIGHTS_ASYMMETRIC):
+        if data is not None and plan.of(*_FOUR_BITS):
             steps.append(GPTQ(data, bits=4))
         if static:
             steps.append(SettleGrids())

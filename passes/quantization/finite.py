@@ -66,11 +66,11 @@ def _what_is_bad(node: fx.Node, value: Tensor) -> str:
     """What a value holds that it may not, in words; empty where nothing."""
     if not value.is_floating_point():
         return ""
-    kinds = {"NaN": torch.isnan(value), "infinite": value == torch.inf}
+    kinds = {"NaN": torch.isnan(value), "infinity": value == torch.inf}
     if node.op == "get_attr" and _is_weight(node):
-        kinds["infinite"] = torch.isinf(value)
+        kinds["infinity"] = torch.isinf(value)
     counts = {kind: int(bad.sum()) for kind, bad in kinds.items()}
-    listed = ", ".join(f"{count} {kind}" for kind, count in counts.items() if count)
+    listed = ", ".join(f"{kind} at {count}" for kind, count in counts.items() if count)
     return f"{listed} of {value.numel()} values" if listed else ""
 
 

@@ -38,6 +38,7 @@ class InsertFakeQuant(Pass):
 
     only: patterns of the layers with weights that are quantized, the others staying float; empty means all.
     symmetric: patterns of layers that read activations with zero point 0, whatever the scheme says.
+    four_bits: patterns of layers whose weights have 4 bits, whatever the scheme says.
 
     Raises PassError where an entry of `operators` or `skip` matches nothing, or nothing is left to quantize.
     """
@@ -52,6 +53,7 @@ class InsertFakeQuant(Pass):
     skip: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
     symmetric: tuple[str, ...] = ()
+    four_bits: tuple[str, ...] = ()
 
     def run(self, program: Program) -> PassResult:
         """Insert the observers."""
@@ -84,7 +86,8 @@ class InsertFakeQuant(Pass):
             if not any(operator_of(node) == name for node in calls):
                 known = sorted({operator_of(node) for node in calls if role_of(program, node) is not Role.FLOAT})
                 raise PassError(f"operators={name!r} is not in the program", expected=f"among {', '.join(known)}")
-        for option, patterns in (("skip", self.skip), ("only", self.only), ("symmetric", self.symmetric)):
+        for option, patterns in (("skip", self.skip), ("only", self.only), ("symmetric", self.symmetric),
+                                 ("four_bits", self.four_bits)):  # fmt: skip
             for pattern in patterns:
                 if not any(matches(node, pattern) for node in calls):
                     raise PassError(f"{option}={pattern!r} matches no node and no module", hint="see `print(program)`")
@@ -103,7 +106,9 @@ class InsertFakeQuant(Pass):
         layout, kind = WEIGHTS[node.target], self.scheme.weight
         weight = node.args[layout.weight]
         assert isinstance(weight, fx.Node)
-        key = str(weight.target)
+        if any(matches(node, pattern) for pattern in self.four_bits):
+            kind = replace(kind, bits=4)
+        key = str(weight.target) if kind == self.scheme.weight else f"{weight.target}.4"
         if key not in seen:
             axis = layout.axis if kind.granularity is Granularity.PER_CHANNEL else None
             with program.graph.inserting_after(weight):

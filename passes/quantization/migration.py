@@ -319,6 +319,7 @@ _RULES: dict[object, Callable[[_Finder, fx.Node, int], _Taken | None]] = {
     aten.linear.default: _weighted,
     aten.conv1d.default: _weighted,
     aten.conv2d.default: _weighted,
+    aten.conv3d.default: _weighted,
     aten.mul.Tensor: _product,
     aten.mul.Scalar: _quotient,
     aten.div.Tensor: _quotient,

@@ -23,7 +23,7 @@ class Precision(enum.Enum):
     """What one layer is computed in.
 
     FLOAT32: as it is. INT8: weights and activations of 8 bits, activations asymmetric; INT8_SYMMETRIC: with zero
-    point 0.
+    point 0; W4A8: weights of 4 bits, activations as with INT8.
     INT8_WEIGHTS, INT4_WEIGHTS, INT4_WEIGHTS_ASYMMETRIC: weights in blocks of 32, activations in float; linears alone.
     """
 
@@ -31,13 +31,14 @@ class Precision(enum.Enum):
     INT8 = "int8"
     INT8_SYMMETRIC = "int8_symmetric"
     INT8_WEIGHTS = "int8_weights"
+    W4A8 = "w4a8"
     INT4_WEIGHTS = "int4_weights"
     INT4_WEIGHTS_ASYMMETRIC = "int4_weights_asymmetric"
 
     @property
     def is_static(self) -> bool:
         """Whether activations are on grids."""
-        return self in (Precision.INT8, Precision.INT8_SYMMETRIC)
+        return self in (Precision.INT8, Precision.INT8_SYMMETRIC, Precision.W4A8)
 
 
 @dataclass(frozen=True)

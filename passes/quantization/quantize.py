@@ -41,6 +41,7 @@ class Quantize(Sequence):
 
     scheme, coverage, operators, skip: see `InsertFakeQuant`. calibration, observer, weight_observer, percentile,
     pair_safe: see `Calibrate`, whose `batches` are `calibration` here.
+    convolutions: see `Calibrate`; worth its time at 4 bits.
     smooth: see `SmoothQuant`; it decides for each linear whether it helps, and leaves convolutions alone.
     equalize: see `EqualizeLayers`. None: where weights have one scale a tensor, or few bits; scales for each channel do
         the same and more.
@@ -65,6 +66,7 @@ class Quantize(Sequence):
     coverage: Coverage = Coverage.FASTEST
     operators: tuple[str, ...] = ()
     skip: tuple[str, ...] = ()
+    convolutions: bool = False
     smooth: bool = True
     equalize: bool | None = None
     round_weights: bool | None = None
@@ -88,9 +90,12 @@ class Quantize(Sequence):
         if equalize:
             steps.append(EqualizeLayers())
         if smooth:
-            steps.append(SmoothQuant(data, scheme=self.scheme, skip=self.skip, convolutional=False))
+            # On a grid of its own, an inserted multiplication by 1/s would round the smallest factors away.
+            insert = self.coverage is not Coverage.EVERYTHING
+            steps.append(SmoothQuant(data, scheme=self.scheme, insert=insert, skip=self.skip, convolutional=False))
         steps.append(InsertFakeQuant(self.scheme, self.coverage, self.operators, self.skip))
-        steps.append(Calibrate(data, self.observer, self.weight_observer, self.percentile, self.pair_safe))
+        ranges = (self.observer, self.weight_observer, self.percentile, self.pair_safe, self.convolutions)
+        steps.append(Calibrate(data, *ranges))
         if data is not None and together:
             steps.append(GPTQ(data))
         steps.append(SettleGrids())

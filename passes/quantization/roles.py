@@ -60,6 +60,7 @@ class WeightLayout:
 WEIGHTS: dict[object, WeightLayout] = {
     aten.conv1d.default: WeightLayout(1, 2, 0, needs_output_grid=True),
     aten.conv2d.default: WeightLayout(1, 2, 0, needs_output_grid=True),
+    aten.conv3d.default: WeightLayout(1, 2, 0, needs_output_grid=True),
     aten.linear.default: WeightLayout(1, 2, 0, needs_output_grid=False),
 }
 """needs_output_grid: integer convolution kernels requantize; integer matrix products can give floats."""

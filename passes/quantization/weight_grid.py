@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -12,9 +13,11 @@ from tersor.ir.block_operators import FAKE_QUANTIZE_BLOCKS, over_blocks
 from tersor.ir.operators import FAKE_QUANTIZE, along
 from tersor.ir.program import Program
 
+from ..arguments import argument, spatial
+
 aten = torch.ops.aten
 
-PRODUCTS = frozenset({aten.linear.default, aten.conv1d.default, aten.conv2d.default})
+PRODUCTS = frozenset({aten.linear.default, aten.conv1d.default, aten.conv2d.default, aten.conv3d.default})
 """Operators whose second argument is a weight with output channels first."""
 
 
@@ -92,24 +95,16 @@ def input_rows(layer: fx.Node, value: Tensor) -> Tensor | None:
     """
     if layer.target is aten.linear.default:
         return value.reshape(-1, value.shape[-1])
-    stride, padding, dilation, groups = _convolution(layer)
-    if groups != 1:
+    if int(argument(layer, "groups")) != 1:
         return None
-    shape = list(layer.args[1].meta["val"].shape[2:])  # type: ignore[union-attr]  # a node
-    if layer.target is aten.conv1d.default:
-        value, shape = value.unsqueeze(2), [1, *shape]
-        stride, padding, dilation = [1, *stride], [0, *padding], [1, *dilation]
-    sizes = (tuple(sizes) for sizes in (shape, dilation, padding, stride))
-    patches = torch.nn.functional.unfold(value.float(), *sizes)
-    return patches.transpose(1, 2).reshape(-1, patches.shape[1])
-
-
-def _convolution(layer: fx.Node) -> tuple[list[int], list[int], list[int], int]:
-    from ..arguments import argument, spatial
-
-    rank = 1 if layer.target is aten.conv1d.default else 2
-    parts = [spatial(layer, name, rank) for name in ("stride", "padding", "dilation")]
-    return parts[0], parts[1], parts[2], int(argument(layer, "groups"))
+    sizes = list(layer.args[1].meta["val"].shape[2:])  # type: ignore[union-attr]  # a node
+    rank = len(sizes)
+    stride, padding, dilation = (spatial(layer, name, rank) for name in ("stride", "padding", "dilation"))
+    windows = torch.nn.functional.pad(value.float(), [zeros for side in padding[::-1] for zeros in (side, side)])
+    for dim, size in enumerate(sizes):
+        windows = windows.unfold(dim + 2, (size - 1) * dilation[dim] + 1, stride[dim])[..., :: dilation[dim]]
+    order = [0, *range(2, rank + 2), 1, *range(rank + 2, 2 * rank + 2)]
+    return windows.permute(order).reshape(-1, value.shape[1] * math.prod(sizes))
 
 
 def _tensor(program: Program, argument: object) -> Tensor:

@@ -126,6 +126,22 @@ def test_conv1d() -> None:
     assert uses(program, INT_CONV)
 
 
+def test_conv3d() -> None:
+    """A sum of two-dimensional convolutions, one for each slice of the filter's depth."""
+    layer, x = nn.Conv3d(3, 4, (2, 3, 3), padding=(0, 1, 1)), torch.randn(1, 3, 4, 5, 5)
+    reading, program = lowered(Layers(lambda m, x: m.layer(x), layer=layer), x)
+    source, grid = reading.grid("inputs_0"), reading.grid("conv3d")
+    weight, scales = reading.weight(name_of(reading, "weight"))
+    values = source.quantize(x.numpy()) - source.zero
+    planes = [
+        sum(convolved(values[:, :, at + tap], weight[:, :, tap], [1, 1], [1, 1], [1, 1], 1) for tap in (0, 1))
+        for at in range(3)
+    ]
+    acc = np.stack(planes, 2) + reading.bias(name_of(reading, "bias"), source.scale, scales).reshape(-1, 1, 1, 1)
+    check(program, (x,), grid, grid.requantize(acc, ((source.scale * scales) / grid.scale).reshape(-1, 1, 1, 1)))
+    assert uses(program, INT_CONV)
+
+
 def test_linear() -> None:
     reading, program = lowered(Layers(lambda m, x: torch.relu(m.layer(x)), layer=nn.Linear(12, 7)), ROWS)
     source, grid = reading.grid("inputs_0"), reading.grid("relu")

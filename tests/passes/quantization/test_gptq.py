@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
 import torch
@@ -111,6 +112,22 @@ def test_rows_times_weights_are_the_outputs_of_the_layer() -> None:
     found = (rows @ weight.flatten(1).T + bias).reshape(2, 6, 6, 8).permute(0, 3, 1, 2)
     assert torch.allclose(found, nn.functional.conv2d(value, weight, bias, 2, 1), atol=1e-4)
     assert input_rows(layers["conv2d_1"], torch.randn(2, 8, 6, 6)) is None
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_rows_of_convolutions_are_what_the_filters_meet(rank: int) -> None:
+    torch.manual_seed(rank)
+    kind: Any = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[rank - 1]
+    layer = kind(3, 4, (2, 3, 2)[:rank], stride=(2, 1, 1)[:rank], padding=(1, 0, 1)[:rank], dilation=(1, 2, 1)[:rank])
+    x = torch.randn(2, 3, *(7, 6, 5)[:rank])
+    program = Calibrate([x])(InsertFakeQuant(W4A8)(trace(nn.Sequential(layer).eval(), (x,))))
+    (found,) = quantized_layers(program)
+    rows = input_rows(found.node, x)
+    assert rows is not None
+    assert layer.bias is not None
+    expected = layer(x)
+    products = (rows @ layer.weight.flatten(1).T + layer.bias).unflatten(0, (2, -1)).transpose(1, 2)
+    assert torch.allclose(products.reshape(expected.shape), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("memory", [1, 1 << 28])

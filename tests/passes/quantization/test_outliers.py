@@ -144,3 +144,31 @@ def test_smoothing_keeps_the_function_and_evens_out_the_channels(encoder: tuple[
     with torch.no_grad():
         assert torch.allclose(smoothed(batch), program(batch), atol=1e-4)
     assert smoothed.history[-1].notes[0].split(" of ")[0] != "0"
+
+
+class Residual(nn.Module):
+    """A linear that reads a value with outliers which something else reads too, so that nothing takes a division in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(16, 16), nn.Linear(16, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        y: Tensor = x + self.b(x)
+        return y
+
+
+@pytest.mark.parametrize("coverage", list(ts.Coverage))
+def test_no_multiplication_is_inserted_where_all_is_integer(coverage: ts.Coverage) -> None:
+    """Its factors would be on a grid, which rounds the smallest, those of the outliers, away."""
+    torch.manual_seed(0)
+    model = Residual().eval()
+    with torch.no_grad():
+        model.a.weight[3] *= 100.0
+        model.b.weight[:, 3] /= 100.0
+    batches = [torch.randn(8, 16) for _ in range(4)]
+    steps: list[ts.Pass] = [ts.Quantize(calibration=batches, coverage=coverage)]
+    program = ts.PassManager(steps).run(ts.trace(model, batches[0])).program
+    inserted = any("smoothed" in node.name for node in program.graph.nodes)
+    assert inserted == (coverage is ts.Coverage.FASTEST)

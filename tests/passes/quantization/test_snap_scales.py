@@ -49,11 +49,11 @@ def images(count: int, seed: int = 0) -> list[Tensor]:
     return [torch.randn(2, 3, 10, 10, generator=generator) for _ in range(count)]
 
 
-def quantized(scheme: Scheme = INT8, coverage: Coverage = Coverage.EVERYTHING) -> Program:
+def quantized(scheme: Scheme = INT8, coverage: Coverage = Coverage.EVERYTHING, smooth: bool = False) -> Program:
     torch.manual_seed(0)
     data = images(4)
     program = trace(Net().eval(), (data[0],))
-    return Quantize(scheme, calibration=data, coverage=coverage, smooth=False)(program)
+    return Quantize(scheme, calibration=data, coverage=coverage, smooth=smooth)(program)
 
 
 def requantized_layers(program: Program) -> list[tuple[fx.Node, Requantization]]:
@@ -71,9 +71,10 @@ def weights(program: Program) -> list[fx.Node]:
     return [node for node in nodes if program.constant(node.args[0]) is not None]
 
 
+@pytest.mark.parametrize("smooth", [False, True])
 @pytest.mark.parametrize("scheme", [INT8, INT8_SYMMETRIC, INT8_PER_TENSOR], ids=["int8", "symmetric", "per tensor"])
-def test_multiply_and_shift_is_proven_equal_for_every_channel(scheme: Scheme) -> None:
-    program = quantized(scheme)
+def test_multiply_and_shift_is_proven_equal_for_every_channel(scheme: Scheme, smooth: bool) -> None:
+    program = quantized(scheme, smooth=smooth)
     before = requantized_layers(LowerToInteger()(program))
     after = requantized_layers(LowerToInteger()(SnapScales()(program)))
     assert len(after) == len(before) == 5

@@ -32,6 +32,7 @@ MODULES = {
 """The file of each claim, which is imported when it is measured."""
 
 NUMBERS = tuple(MODULES)
+_WIDTH = 150
 
 
 def claim(number: int) -> Claim:
@@ -47,7 +48,7 @@ def run(numbers: Sequence[int] = (), quick: bool = False, fresh: bool = False, l
     anew.
     """
     asked = sorted(set(numbers)) or list(NUMBERS)
-    console = Console()
+    console = Console(width=max(_WIDTH, Console().width))
     if quick:
         console.print(terminal(measured(claim(number), quick=True) for number in asked))
         return

@@ -44,8 +44,8 @@ def _by(wanted: Mapping[str, Any]) -> str:
 
 
 def _number(value: float) -> str:
-    """Three figures, as people write them: 1226, 34.4, 0.251; not 1.23e+03."""
-    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    """Three figures, and tenths of what is 100 and more: 100.8, 34.4, 0.251."""
+    return f"{value:.1f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def markdown(entries: Sequence[Entry]) -> str:

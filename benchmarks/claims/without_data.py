@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import tersor as ts
 from tersor.passes.training.reinitialize import reinitialized
 
-from .. import training_distillation as source
+from .. import training_data_free as source
 from .claim import Claim, Figure, at_least
 from .workers import per_seed, percents
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import training_distillation, training_pruning, training_quantization
+from benchmarks import training_data_free, training_distillation, training_pruning, training_quantization
 from benchmarks.__main__ import NAMES, chosen
 from benchmarks.claims import post_training, run, table
 from benchmarks.claims.claim import Claim, Figure, at_least, at_most
@@ -256,14 +256,15 @@ def test_all_nine_are_there_and_fit_in_an_hour() -> None:
 def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Models of claims 2 to 7 that train in a second, kept apart from the real ones."""
 
-    def tiny(seed: int, width: int = 32, rows: int | None = None, noise: float = 0.0) -> Trained:
-        return digits_cnn(seed, width=4, rows=64, noise=noise)
+    def tiny(seed: int, width: int = 32, **options: Any) -> Trained:
+        return digits_cnn(seed, width=4, rows=64, noise=options.get("noise", 0.0))
 
     caches = (
         training_quantization.cnn, training_pruning.model, training_distillation.teacher, training_distillation.student,
+        training_data_free.teacher, training_data_free.student,
     )  # fmt: skip
     monkeypatch.setattr(trained, "FOLDER", tmp_path)
-    for module in (training_quantization, training_pruning, training_distillation):
+    for module in (training_quantization, training_pruning, training_distillation, training_data_free):
         monkeypatch.setattr(module, "digits_cnn", tiny)
     for cache in caches:
         cache.cache_clear()

@@ -69,9 +69,14 @@ from tersor.passes.training.options import Better, Optimizer, Precision, Schedul
 from tersor.passes.training.train_quantized import BatchNorm, Ranges, TrainQuantized
 
 from .analysis import Analysis, analyze
+from .compression.budget import Budget
+from .compression.compress import compress
+from .compression.planner import BudgetError
 from .latency import latency_table
-from .lowering import compress, load, load_onnx, lower
+from .lowering import load, load_onnx, lower
 from .precision_search import LayerLatency, WeightBytes, search_precision
+from .recipe import load_recipe
+from .recipe_text import save_recipe
 from .sweeps import Grid, Sweep, sweep
 
 __version__ = "0.1.0"
@@ -97,6 +102,8 @@ __all__ = [
     "BlockCriterion",
     "BlockInfluence",
     "BornAgain",
+    "Budget",
+    "BudgetError",
     "BySensitivity",
     "Bytes",
     "Calibrate",
@@ -178,8 +185,10 @@ __all__ = [
     "latency_table",
     "load",
     "load_onnx",
+    "load_recipe",
     "lower",
     "read_manifest",
+    "save_recipe",
     "search_precision",
     "suggest_pairs",
     "sweep",

@@ -1,22 +1,16 @@
-"""From a program to an artifact, and from a model to an artifact in one call."""
+"""From a program to an artifact."""
 
 from __future__ import annotations
 
 import tempfile
-import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
-
 from tersor.backends.base import Artifact, Backend
 from tersor.backends.registry import TARGETS
-from tersor.frontends.dynamic import Dynamic
-from tersor.frontends.torch_export import trace
 from tersor.ir.program import Program
 from tersor.passes.base import Pass
-from tersor.passes.manager import PassManager
 from tersor.passes.preferences import Preferences
 from tersor.passes.quantization.quantize import Quantize
 from tersor.passes.quantization.snap_scales import SnapScales
@@ -61,47 +55,7 @@ def lower(program: Program, target: str | Backend = "onnxruntime", out: str | Pa
     return backend.emit(program, folder)
 
 
-def compress(
-    model: nn.Module | Program,
-    args: Sequence[Any] | Tensor = (),
-    kwargs: Mapping[str, Any] | None = None,
-    *,
-    target: str | Backend = "onnxruntime",
-    calibration: Iterable[Any] | None = None,
-    passes: Sequence[Pass] | None = None,
-    dynamic: Dynamic | None = None,
-    out: str | Path | None = None,
-) -> Artifact:
-    """Trace a model, compress it and lower it.
-
-    model, args, kwargs, dynamic: as for `trace`; a Program is taken as it is.
-    calibration: batches for post-training quantization, each what the model is called with. None calibrates on the
-        example alone and warns: that is enough to try things out and too little to ship.
-    passes: what to run instead of `Quantize`, in the form that the target wants.
-
-    Raises TraceError, CalibrationError, PassError or LoweringError.
-    """
-    backend = resolve(target)
-    program = model if isinstance(model, Program) else trace(model, args, kwargs, dynamic)
-    if passes is None and calibration is None:
-        warnings.warn("calibrating on the example alone: give calibration=batches of real data", stacklevel=2)
-        calibration = [example_batch(program)]
-    passes = quantization(backend.preferences, calibration) if passes is None else passes
-    return lower(PassManager(passes).run(program).program, backend, out)
-
-
-def quantization(likes: Preferences, calibration: Iterable[Any] | None) -> list[Pass]:
-    """Post-training quantization as a target likes it."""
-    quantize = Quantize.suited(likes, calibration=calibration)
+def quantization(likes: Preferences, calibration: Iterable[Any] | None, **options: Any) -> list[Pass]:
+    """Post-training quantization as a target likes it; options: of `Quantize`, where others are wanted."""
+    quantize = Quantize.suited(likes, calibration=calibration, **options)
     return [quantize, SnapScales()] if likes.short_multipliers else [quantize]
-
-
-def example_batch(program: Program) -> Any:
-    """The inputs that a program was traced with, as a batch of calibration data; made up where it has none."""
-    from tersor.ir.example import example_of
-
-    inputs = iter(example_of(program))
-    args = program.signature.args.unflatten(inputs)
-    kwargs = program.signature.kwargs.unflatten(inputs)
-    named = dict(zip(program.signature.parameters, args, strict=False))
-    return {**named, **kwargs} if kwargs else tuple(args)

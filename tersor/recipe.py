@@ -13,18 +13,21 @@ import inspect
 import sys
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from tersor.ir.errors import RecipeError, TersorError
+from tersor.ir.program import Program
 from tersor.ir.quantization import SCHEMES, Scheme
 from tersor.ir.registry import unknown
 from tersor.ir.sparsity import PATTERNS, Channel, Pattern
 from tersor.passes.base import Pass, snake_case
 from tersor.passes.registry import PASSES
+
+from .recipe_data import BOUND, GIVEN, Materials, bind
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -34,7 +37,9 @@ else:
 READY = Path(__file__).parent / "recipes"
 """The folder of ready-made recipes, which are known by the name of their file."""
 
-_DATA = ("calibration", "batches")
+_ENTRIES = ("passes", "name", "description", "target", "loss", "metric", "calibration")
+"""What a recipe may hold. target, loss, metric: what it is meant for, where nothing else is given. calibration: what is
+made where none is given, `synthesized` from batch norms or the `example`."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -56,14 +61,27 @@ def ready_recipes() -> list[str]:
     return sorted(path.stem for path in READY.glob("*.yaml"))
 
 
-def load_recipe(where: str | Path, calibration: Iterable[Any] | None = None) -> list[Pass]:
+def load_recipe(
+    where: str | Path,
+    calibration: Iterable[Any] | None = None,
+    *,
+    data: Iterable[Any] | None = None,
+    loss: Callable[..., Any] | str | None = None,
+    metric: Callable[..., Any] | str | None = None,
+    validation: Iterable[Any] | None = None,
+    teacher: Any = None,
+) -> list[Pass]:
     """Read a recipe: a YAML or TOML file, or the name of a ready-made one.
 
-    calibration: the data for passes that take any.
+    calibration, data, loss, metric, validation, teacher: what passes are given, each where it takes it; see
+        `Materials`. The loss that the recipe itself names is taken where none is given. A metric with validation data
+        decides which state of a training is kept, so a recipe that was found without one replays without one.
 
     Raises RecipeError where the file is missing or malformed, or a pass, option or value is not known.
     """
-    return build_passes(read_recipe(where), calibration, str(recipe_file(where)))
+    recipe = read_recipe(where)
+    materials = Materials(calibration, data, loss, metric, validation, teacher)
+    return build_passes(recipe, calibration, str(recipe_file(where)), materials)
 
 
 def read_recipe(where: str | Path) -> Any:
@@ -81,14 +99,36 @@ def recipe_file(where: str | Path) -> Path:
     return READY / f"{where}.yaml"
 
 
-def build_passes(recipe: Any, calibration: Iterable[Any] | None = None, where: str = "recipe") -> list[Pass]:
+def build_passes(
+    recipe: Any,
+    calibration: Iterable[Any] | None = None,
+    where: str = "recipe",
+    materials: Materials | None = None,
+) -> list[Pass]:
     """The passes of a recipe that was read already. Raises RecipeError."""
+    materials = materials or Materials(calibration)
     if not isinstance(recipe, Mapping) or not isinstance(recipe.get("passes"), list):
         raise RecipeError(f"{where}: not a recipe", expected="a mapping with a list of passes under `passes`")
-    extra = sorted(set(recipe) - {"passes", "name", "description"})
+    extra = sorted(set(recipe) - set(_ENTRIES))
     if extra:
-        raise unknown(f"entry of a recipe ({where})", str(extra[0]), ["passes", "name", "description"])
-    return [_build(entry, calibration, f"{where}, pass {i}") for i, entry in enumerate(recipe["passes"], start=1)]
+        raise unknown(f"entry of a recipe ({where})", str(extra[0]), list(_ENTRIES))
+    materials = dataclasses.replace(materials, loss=materials.loss or recipe.get("loss"))
+    materials = _with_inputs(materials, recipe.get("calibration"), where)
+    places = [f"{where}, pass {i}" for i, _ in enumerate(recipe["passes"], start=1)]
+    return [bind(_build(entry, place), materials, place) for entry, place in zip(recipe["passes"], places, strict=True)]
+
+
+def _with_inputs(materials: Materials, kind: Any, where: str) -> Materials:
+    """Calibration data where none is given: from training data, or made as the recipe says."""
+    from .inputs import KINDS, from_training, made
+
+    if kind is not None and kind not in KINDS:
+        raise unknown(f"calibration ({where})", str(kind), list(KINDS))
+    if materials.calibration is not None or not isinstance(materials.teacher, Program):
+        return materials
+    if materials.data is not None:
+        return dataclasses.replace(materials, calibration=from_training(materials.teacher, materials.data))
+    return materials if kind is None else dataclasses.replace(materials, calibration=made(kind, materials.teacher))
 
 
 def _read(path: Path) -> Any:
@@ -101,7 +141,7 @@ def _read(path: Path) -> Any:
         raise RecipeError(f"{path} is malformed", found=" ".join(str(error).split())) from error
 
 
-def _build(entry: Any, calibration: Iterable[Any] | None, where: str) -> Pass:
+def _build(entry: Any, where: str) -> Pass:
     name, options = entry, dict[str, Any]()
     if isinstance(entry, Mapping) and len(entry) == 1:
         ((name, options),) = entry.items()
@@ -117,10 +157,9 @@ def _build(entry: Any, calibration: Iterable[Any] | None, where: str) -> Pass:
     hints = typing.get_type_hints(kind)
     values: dict[str, Any] = {}
     for option, value in options.items():
-        if option not in fields or option in _DATA:
-            raise unknown(f"option of {name} ({where})", str(option), [f for f in fields if f not in _DATA])
+        if option not in fields or option in BOUND:
+            raise unknown(f"option of {name} ({where})", str(option), [f for f in fields if f not in BOUND])
         values[option] = convert(value, hints[option], f"{where}, {name}.{option}")
-    values |= {field: calibration for field in fields if field in _DATA and calibration is not None}
     try:
         return kind(**values)
     except (TypeError, ValueError) as error:
@@ -132,6 +171,12 @@ def convert(value: Any, hint: Any, where: str) -> Any:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         return _union(value, arguments, where)
+    if origin is tuple and Ellipsis not in arguments:
+        return _pair(value, arguments, where)
+    if origin is not None and isinstance(origin, type) and issubclass(origin, Mapping):
+        return _mapping(value, arguments, where)
+    if isinstance(hint, type) and issubclass(hint, Pass):
+        return _inner(value, hint, where)
     if origin is tuple:
         items = value if isinstance(value, list) else [value]
         return tuple(convert(item, arguments[0], where) for item in items)
@@ -148,6 +193,27 @@ def convert(value: Any, hint: Any, where: str) -> Any:
     if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
         return _dataclass(value, hint, where)
     return _plain(value, hint, where)
+
+
+def _pair(value: Any, hints: tuple[Any, ...], where: str) -> Any:
+    """A tuple of so many, each of its own type."""
+    if not isinstance(value, list) or len(value) != len(hints):
+        raise RecipeError(f"{where}: wrong length", expected=f"a list of {len(hints)}", found=repr(value))
+    return tuple(convert(item, hint, where) for item, hint in zip(value, hints, strict=True))
+
+
+def _mapping(value: Any, hints: tuple[Any, ...], where: str) -> Any:
+    if not isinstance(value, Mapping):
+        raise RecipeError(f"{where}: wrong type", expected="a mapping", found=repr(value))
+    return {convert(key, hints[0], where): convert(item, hints[1], f"{where}.{key}") for key, item in value.items()}
+
+
+def _inner(value: Any, hint: type[Pass], where: str) -> Pass:
+    """A pass inside of another."""
+    step = _build(value, where)
+    if not isinstance(step, hint):
+        raise RecipeError(f"{where}: {step.name} cannot stand here", expected=snake_case(hint.__name__))
+    return step
 
 
 def _choices(hint: Any) -> dict[str, Any]:
@@ -182,6 +248,8 @@ def _union(value: Any, alternatives: tuple[Any, ...], where: str) -> Any:
     """The value as the first of the types that takes it; the error of the first where none does."""
     if value is None and type(None) in alternatives:
         return None
+    if value == GIVEN and Program in alternatives:
+        return GIVEN
     errors = []
     for hint in alternatives:
         try:

@@ -18,7 +18,8 @@ from tersor.frontends.torch_export import trace
 from tersor.ir.errors import ArchiveError, RecipeError
 from tersor.ir.program import Program
 
-from .lowering import example_batch, load_onnx
+from .inputs import example_batch
+from .lowering import load_onnx
 
 SAVED = "program.tersor"
 """The file in which `tersor compress` leaves the compressed program, beside the artifact."""

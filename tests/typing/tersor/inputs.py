@@ -1,0 +1,1 @@
+../../../tersor/inputs.py

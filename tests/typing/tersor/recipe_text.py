@@ -1,0 +1,1 @@
+../../../tersor/recipe_text.py

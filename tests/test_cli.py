@@ -164,6 +164,19 @@ def test_targets_and_passes_are_listed(run: Run) -> None:
     assert "recipes: float, int4_weights" in run("passes")[1]
 
 
+def test_a_broken_package_hides_no_other(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    info = tmp_path / "broken-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[tersor.backends]\nb = nowhere:B\n[tersor.passes]\np = nowhere:P\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    for verb, known in (("targets", "onnxruntime"), ("passes", "quantize")):
+        code, output, _ = run(verb)
+        assert code == 0
+        assert known in output
+        assert "cannot be loaded" in output
+
+
 def test_a_pass_says_what_its_options_are(run: Run) -> None:
     code, output, _ = run("passes", "smooth_quant")
     assert code == 0

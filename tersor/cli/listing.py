@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from tersor.backends.registry import TARGETS
+from tersor.ir.errors import TersorError
 from tersor.passes.base import Pass
 from tersor.passes.registry import PASSES
 
@@ -24,8 +25,11 @@ def targets(as_json: bool) -> None:
     """List the targets."""
     rows = []
     for name in TARGETS.names():
-        kind = TARGETS.find(name)
-        rows.append({"target": name, "what": kind.summary, "missing": kind.missing() or ""})
+        try:
+            kind = TARGETS.find(name)
+            rows.append({"target": name, "what": kind.summary, "missing": kind.missing() or ""})
+        except TersorError as error:  # another package's target that is broken hides no other
+            rows.append({"target": name, "what": "", "missing": error.what})
     print_rows(rows, as_json)
 
 
@@ -39,8 +43,11 @@ def passes(name: str | None, as_json: bool) -> None:
         return
     rows = []
     for known in PASSES.names():
-        kind = PASSES.find(known)
-        rows.append({"pass": known, "promise": str(kind.promise), "what": _summary(kind)})
+        try:
+            kind = PASSES.find(known)
+            rows.append({"pass": known, "promise": str(kind.promise), "what": _summary(kind)})
+        except TersorError as error:
+            rows.append({"pass": known, "promise": "", "what": error.what})
     print_rows(rows, as_json)
     if not as_json:
         click.echo(f"recipes: {', '.join(ready_recipes())}")

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, fx
 
 from tersor.backends.base import AuditRow
+from tersor.ir.cost import NodeCost
 from tersor.ir.example import example_of
 from tersor.ir.integer_operators import DEQUANTIZE, QUANTIZE, REQUANTIZE
 from tersor.ir.origin import Origin
 from tersor.ir.printer import operator_name
-from tersor.ir.program import Program
+from tersor.ir.program import REPLACES, Program
 from tersor.ir.shapes import KEY
 from tersor.ir.sparsity import NM, Block, Channel, Pattern
 from tersor.ir.stage import Stage
@@ -38,13 +40,16 @@ def layers_of(
     given: the program that it was made from. errors: dB by node. audit: what the target says of each node.
     """
     cost = program.cost().nodes
-    before = {} if given is None else given.cost().nodes
+    before = {} if given is None else _costs_before(given)
     calls = [node for node in program.graph.nodes if node.op == "call_function" and node.target not in _CONVERSIONS]
-    nodes = [node for node in calls if cost[node.name].macs or cost[node.name].parameter_bytes]
+    nodes = [node for node in calls if cost[node.name].macs or _weights(program, node)]
+    measured = errors or {}
     placed = _placed(nodes, {name: found.macs for name, found in cost.items()}, audit)
     rows = []
     for node in nodes:
-        earlier, found, origin = before.get(node.name), placed.get(node.name), Origin.of(node)
+        known = node.meta.get(REPLACES, node.name)
+        found, origin = placed.get(node.name), Origin.of(node)
+        earlier = before.get(node.name) or before.get(_place(node))
         density, pattern = _zeros(program, node)
         rows.append(
             Layer(
@@ -55,7 +60,7 @@ def layers_of(
                 macs=cost[node.name].macs,
                 bytes_before=None if earlier is None else earlier.parameter_bytes,
                 macs_before=None if earlier is None else earlier.macs,
-                error=(errors or {}).get(node.name),
+                error=measured.get(node.name, measured.get(known)),
                 density=density,
                 pattern=pattern,
                 precision=_precision(node),
@@ -64,6 +69,22 @@ def layers_of(
             )
         )
     return tuple(rows)
+
+
+def _costs_before(given: Program) -> dict[str, NodeCost]:
+    """The cost of each node by name, and of each that multiplies by its place in the model where it is alone there."""
+    found = dict(given.cost().nodes)
+    busy = [node for node in given.graph.nodes if found[node.name].macs]
+    places = [_place(node) for node in busy]
+    return found | {
+        place: found[node.name] for node, place in zip(busy, places, strict=True) if places.count(place) == 1
+    }
+
+
+def _place(node: fx.Node) -> str:
+    """The module of the model that a node came from, in a form that no name of a node has."""
+    origin = Origin.of(node)
+    return f"in {origin.module}" if origin is not None and origin.module else ""
 
 
 def layer_errors(
@@ -98,6 +119,9 @@ def _errors(reference: Mapping[str, Any], program: Program, inputs: Sequence[Ten
             return
         if value.is_floating_point() and value.shape == exact.shape:
             found[node.name] = difference([exact], [value]).sqnr
+            # A node that is lowered further stands for the same one as this, which may be one before it.
+            if node.target not in _CONVERSIONS:
+                found.setdefault(node.meta.get(REPLACES, node.name), found[node.name])
 
     node_values(program, inputs, visit)
     return found
@@ -115,20 +139,24 @@ def _placed(nodes: Sequence[fx.Node], macs: Mapping[str, int], audit: Sequence[A
     return {node.name: row for node, row in zip(ours, theirs, strict=True)}
 
 
-def _weights(node: fx.Node) -> list[fx.Node]:
-    """The reads of the parameters that a node computes with, quantized or not."""
+def _weights(program: Program, node: fx.Node) -> list[str]:
+    """The names of the parameters that a node computes with, quantized or not; indices and masks are none."""
     found = []
     for source in node.all_input_nodes:
         if source.target in _CONVERSIONS and isinstance(source.args[0], fx.Node):
             source = source.args[0]
-        if source.op == "get_attr":
-            found.append(source)
+        if source.op == "get_attr" and _computes(program.tensor(str(source.target))):
+            found.append(str(source.target))
     return found
+
+
+def _computes(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() or tensor.dtype is torch.int8
 
 
 def _zeros(program: Program, node: fx.Node) -> tuple[float | None, str]:
     """The share of a node's matrices that is not zero, and the pattern that they are promised to have."""
-    names = [str(read.target) for read in _weights(node)]
+    names = _weights(program, node)
     matrices = [tensor for name in names if (tensor := program.tensor(name)).dim() > 1]
     total = sum(tensor.numel() for tensor in matrices)
     kept = sum(int(tensor.count_nonzero()) for tensor in matrices)
@@ -149,6 +177,7 @@ def _precision(node: fx.Node) -> str:
     """The grids that a node reads, or the types of what it reads where it has none."""
     if quantizers_of(node):
         return precision_of(node)
-    kinds = {str(value.dtype).removeprefix("torch.") for source in node.all_input_nodes for value in [source.meta[KEY]]
-             if isinstance(value, Tensor)}  # fmt: skip
-    return ", ".join(sorted(kinds))
+    tensors = [value for source in node.all_input_nodes if isinstance(value := source.meta[KEY], Tensor)]
+    # Indices and integer biases say nothing of how precisely a node computes.
+    telling = [tensor for tensor in tensors if _computes(tensor)] or tensors
+    return ", ".join(sorted({str(tensor.dtype).removeprefix("torch.") for tensor in telling}))

@@ -163,6 +163,38 @@ def test_the_error_of_a_layer_is_against_the_program_before_anything_was_changed
     assert record.layers[-1].density == pytest.approx(0.5)
 
 
+def test_an_integer_program_has_the_errors_of_what_it_was_lowered_from() -> None:
+    model, example = small()
+    program = ts.trace(model, (example,))
+    quantize = ts.Quantize(ts.INT8, calibration=[example], coverage=ts.Coverage.EVERYTHING)
+    records = []
+    pipelines: tuple[list[ts.Pass], ...] = ([quantize], [quantize, ts.LowerToInteger()])
+    for passes in pipelines:
+        recorder = Recorder()
+        result = ts.PassManager(passes, watch=recorder, progress=False).run(program)
+        records.append(recorder.record(result, program))
+    grids, integers = records
+    assert [row.operator for row in integers.layers] == ["tersor.int_conv", "tersor.int_conv"]
+    assert [row.precision for row in integers.layers] == ["int8", "int8"]
+    assert [row.error for row in integers.layers] == [row.error for row in grids.layers]
+    assert [row.macs_before for row in integers.layers] == [row.macs for row in grids.layers]
+
+
+def test_indices_and_masks_are_no_layers() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = nn.Embedding(10, 4)
+            self.register_buffer("order", torch.tensor([1, 0, 2]))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.table(x)[:, self.order].relu()  # type: ignore[no-any-return]  # torch
+
+    program = ts.trace(Net(), (torch.zeros(1, 3, dtype=torch.int64),))
+    (layer,) = layers_of(program)
+    assert (layer.operator, layer.precision, layer.bytes) == ("aten.embedding", "float32", 160)
+
+
 @pytest.mark.emulated
 def test_layers_that_a_target_renames_are_matched_in_order(tmp_path: Path) -> None:
     model, example = small()

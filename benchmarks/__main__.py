@@ -16,6 +16,7 @@ from .results import publish
 NAMES = (
     "claims",
     "hls",
+    "neon_costs",
     "neon_kernels",
     "integer_differences",
     "neon_models",

@@ -1,7 +1,7 @@
 """Whole models on the neon target: instructions of a run, peak memory, and the share outside of convolution kernels.
 
 ResNet-8 on handwritten digits, MobileNetV2 and ResNet-50 from their `transformers` configs with random weights: dense,
-pruned to half of their multiply-accumulates, and with three of four blocks of 4x4 weights zero. Each is counted under
+pruned to half of their multiply-accumulates, and with three of four blocks of 4x4 or 4x8 weights zero. Each is counted under
 emulation on every instruction set, in the run that compares its outputs with the program's, bit for bit.
 """
 
@@ -45,7 +45,7 @@ class Case:
     name: str
     make: Callable[[], nn.Module]
     shape: tuple[int, ...]
-    forms: tuple[str, ...] = ("dense", "pruned", "4x4 sparse")
+    forms: tuple[str, ...] = ("dense", "pruned", "4x4 sparse", "4x8 sparse")
 
 
 class Logits(nn.Module):
@@ -123,6 +123,7 @@ def _quantized(program: Program, form: str, sample: Tensor) -> Program:
     shrinking: dict[str, list[Pass]] = {
         "pruned": [PruneChannels(target=Macs(0.5), multiple=8)],
         "4x4 sparse": [Sparsify(Block(4, 4, 0.25))],
+        "4x8 sparse": [Sparsify(Block(4, 8, 0.25))],
     }
     quantize = ts.Quantize(
         ts.INT8, calibration=batches, observer=Observer.MIN_MAX, coverage=Coverage.EVERYTHING, correct_bias=False

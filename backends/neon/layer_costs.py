@@ -9,21 +9,23 @@ from tersor.ir.program import Program
 from ..clock import Clock
 from ..layer_costs import LayerCosts
 from .backend import BLOCKS
-from .choice import DEPTHWISE, instructions
-from .pack import round_up
+from .choice import Plane, work_of
 from .plan import Planner
 from .rules import RULES
 from .steps import (
     Convolution,
     Copy,
+    DequantizeOutput,
     Fill,
     FromBlocks,
     LinearOutput,
     Lookup,
+    Normalize,
     Phases,
     Pool,
     Product,
     QuantizeInput,
+    Softmax,
     Step,
     Sum,
     ToBlocks,
@@ -32,30 +34,33 @@ from .steps import (
 if TYPE_CHECKING:
     from .backend import Neon
 
-_CALL = 500.0
-"""Instructions that a call of a kernel takes before it computes."""
-
-_REQUANTIZE = 1.6
-"""Instructions that bias, multiplier and clamp of one result take."""
-
-_TILE = 4
-"""Pixels of a row that a kernel computes together; a narrower row takes as long."""
+_CALL = 30.0
+"""Instructions that a step takes before it computes."""
 
 _PER_VALUE: dict[type[Step], float] = {
-    Fill: 0.35,
-    QuantizeInput: 1.8,
-    Copy: 1.0,
-    Phases: 0.9,
-    ToBlocks: 1.1,
-    FromBlocks: 1.1,
-    Lookup: 1.5,
-    Sum: 1.6,
-    Product: 2.0,
-    Pool: 0.65,
+    Fill: 0.1,
+    QuantizeInput: 1.65,
+    DequantizeOutput: 1.6,
+    Copy: 6.0,
+    Phases: 0.3,
+    ToBlocks: 0.8,
+    FromBlocks: 1.7,
+    Lookup: 1.7,
+    Sum: 1.8,
+    Product: 2.5,
+    Pool: 0.6,
+    Normalize: 58.0,
+    Softmax: 40.0,
 }
-"""By step, of each value that is read or written, whichever are more. What is not here takes `_OTHERS`."""
+"""By step, of each value that is read or written, whichever are more, as counted in whole models; else `_OTHERS`."""
 
-_OTHERS = 2.0
+_OTHERS = 2.5
+
+_MATMUL = {"neon": 0.6, "dotprod": 0.25, "i8mm": 0.25}
+"""Instructions a multiply-accumulate of two activations."""
+
+_PORTABLE_MAC = 3.0
+"""The same of a linear layer whose sums become a float output."""
 
 
 def count_instructions(program: Program, options: Neon) -> LayerCosts:
@@ -74,17 +79,17 @@ def of_step(step: Step, isa: str) -> float:
     if isinstance(step, Convolution):
         return _CALL + _convolution(step, isa)
     if isinstance(step, LinearOutput):
-        kernel = "dense_vector" if step.rows == 1 else "dense"
-        weight = step.weight.reshape(*step.weight.shape, 1, 1)
-        return _CALL + instructions(isa, kernel, weight) * step.rows + _REQUANTIZE * step.rows * len(weight)
+        return _CALL + _PORTABLE_MAC * step.macs
     counts = [walk.buffer.count for walk in (*step.reads, *((step.writes,) if step.writes else ()))]
-    multiplied = instructions(isa, "dense", None) * step.macs
-    return _CALL + _PER_VALUE.get(type(step), _OTHERS) * max(counts, default=0) + multiplied
+    return _CALL + _PER_VALUE.get(type(step), _OTHERS) * max(counts, default=0) + _MATMUL[isa] * step.macs
 
 
 def _convolution(step: Convolution, isa: str) -> float:
-    pixels = step.rows * round_up(step.width, _TILE) if step.kernel.endswith("dense") else step.rows * step.width
-    results = step.weight.shape[0] * step.rows * step.width
-    if step.kernel == "depthwise":
-        return float(DEPTHWISE * step.weight.size * step.rows * step.width + _REQUANTIZE * results)
-    return float(instructions(isa, step.kernel, step.weight) * pixels + _REQUANTIZE * results)
+    """By the counts of its kernel, and of the sum that is part of it."""
+    assert step.writes is not None
+    assert step.requantize is not None
+    y, block = step.writes.buffer.layout, step.writes.buffer.layout.block
+    flat = step.rows == 1 or step.reads[0].affine.row_bytes == y.row_bytes == step.width * block
+    plane = Plane(step.rows, step.width, flat, step.requantize.magic)
+    added = _PER_VALUE[Sum] * y.blocks * block * step.rows * step.width if step.residual else 0.0
+    return work_of(isa, step.kernel, step.weight, plane).instructions() + added

@@ -17,7 +17,7 @@ from tersor.ir.macs import multiply_accumulates
 from tersor.ir.proofs import Requantization
 from tersor.ir.shapes import KEY
 
-from .choice import Choice, choose
+from .choice import Choice, Plane, choose
 from .layout import Affine, Border
 from .plan import LEAST, Planner, explicit_padding, integer, pair
 from .steps import (
@@ -156,7 +156,7 @@ def _convolution(planner: Planner, acc: fx.Node, node: fx.Node) -> None:
     walk, taps = _windowed(planner, node, x, _moved_back(source, border, planner.block), border, window)
     depthwise = groups == len(filters) == planner.shape(x)[1] and groups != 1
     filters = filters if depthwise else _ungrouped(filters, integer(groups))
-    kernel = _kernel(planner, filters, walk, buffer, taps)
+    kernel = _kernel(planner, filters, walk, buffer, taps, grid)
     kernel = Choice("depthwise", "one filter a channel") if depthwise else kernel
     layout = buffer.layout
     planner.steps.append(
@@ -167,7 +167,7 @@ def _convolution(planner: Planner, acc: fx.Node, node: fx.Node) -> None:
     )  # fmt: skip
 
 
-def _kernel(planner: Planner, filters: Any, walk: Walk, buffer: Buffer, taps: Any) -> Choice:
+def _kernel(planner: Planner, filters: Any, walk: Walk, buffer: Buffer, taps: Any, grid: Requantize) -> Choice:
     """The kernel for these weights; one pixel whose channels lie one after another has kernels of its own."""
     y, block = buffer.layout, planner.block
     together = all(
@@ -175,7 +175,8 @@ def _kernel(planner: Planner, filters: Any, walk: Walk, buffer: Buffer, taps: An
         for count, step in ((filters.shape[1], walk.affine.block_bytes), (len(filters), y.block_bytes))
     )
     vector = together and y.rows * y.width == 1 and not taps.any() and len(taps) == 1
-    return choose(planner.isa, filters, vector=vector)
+    flat = y.rows == 1 or walk.affine.row_bytes == y.row_bytes == y.width * block
+    return choose(planner.isa, filters, vector=vector, plane=Plane(y.rows, y.width, flat, grid.magic))
 
 
 def _moved_back(walk: Walk, border: Border, block: int) -> Walk:
@@ -245,7 +246,7 @@ def _linear(planner: Planner, acc: fx.Node, node: fx.Node) -> None:
     source = planner.read(x, axis)
     buffer = planner.result(node, axis)
     grid = _grid(planner, node, acc, len(filters))
-    kernel = _kernel(planner, filters[:, :, None, None], source, buffer, np.zeros(1, np.int32))
+    kernel = _kernel(planner, filters[:, :, None, None], source, buffer, np.zeros(1, np.int32), grid)
     layout = buffer.layout
     planner.steps.append(
         Convolution(

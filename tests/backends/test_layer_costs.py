@@ -84,13 +84,14 @@ def test_neon_counts_what_emulation_counts(monkeypatch: pytest.MonkeyPatch) -> N
         assert found.clock is Clock.MODELLED
         assert found.latency is None
         assert found.total == pytest.approx(sum(found.nodes.values()))
-        assert counted * 0.75 < found.total < counted * 1.25
+        assert counted * 0.9 < found.total < counted * 1.1
 
 
 def test_neon_gains_by_its_own_blocks_and_not_by_others() -> None:
     dense = Neon().layer_costs(quantized("neon")).total
     assert Neon().layer_costs(quantized("neon", pattern=ts.Block(4, 8, 0.25))).total < 0.6 * dense
-    assert Neon().layer_costs(quantized("neon", pattern=ts.NM(2, 4))).total == pytest.approx(dense)
+    # Not skipped; but smaller sums allow the cheaper requantization.
+    assert Neon().layer_costs(quantized("neon", pattern=ts.NM(2, 4))).total == pytest.approx(dense, rel=0.03)
 
 
 def test_hls_is_as_slow_as_its_slowest_layer(tmp_path: Path) -> None:

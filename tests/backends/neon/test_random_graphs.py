@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tersor.backends.neon.choice import COSTS
+from tersor.backends.neon.choice import KERNELS
 
 from .lowered import CPUS, Machines, assert_same_bits, lower, quantized
 
@@ -116,7 +116,7 @@ def holds(machines: Machines, kinds: list[str], size: tuple[int, int, int], isa:
 graphs = given(
     kinds=st.lists(st.sampled_from(KINDS), min_size=2, max_size=9),
     size=st.tuples(st.integers(1, 5), st.integers(3, 11), st.integers(3, 11)),
-    isa=st.sampled_from(sorted(COSTS)),
+    isa=st.sampled_from(sorted(KERNELS)),
     seed=st.integers(0, 1 << 16),
 )
 quiet = (HealthCheck.function_scoped_fixture, HealthCheck.too_slow)

@@ -1,8 +1,8 @@
 """Whole models on the neon target: instructions of a run, peak memory, and the share outside of convolution kernels.
 
 ResNet-8 on handwritten digits, MobileNetV2 and ResNet-50 from their `transformers` configs with random weights: dense,
-pruned to half of their multiply-accumulates, and with three of four blocks of 4x4 or 4x8 weights zero. Each is counted under
-emulation on every instruction set, in the run that compares its outputs with the program's, bit for bit.
+pruned to half of their multiply-accumulates, and with three of four blocks of 4x4 or 4x8 weights zero. Each is counted
+under emulation on every instruction set, in the run that compares its outputs with the program's, bit for bit.
 """
 
 from __future__ import annotations

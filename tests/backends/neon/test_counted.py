@@ -17,7 +17,7 @@ from .conftest import ROOT
 
 
 def test_loops_are_those_of_the_kernel() -> None:
-    """Two rows of 29 pixels on dotprod: tiles of 12, 12 and 8, the last one cut; 20 channels are 2 groups and a half."""
+    """Two rows of 29 pixels on dotprod: tiles of 12, 12 and 8, the last cut; 20 channels are 2 groups and a half."""
     work = Work("dense_dotprod", 20, 3, 9, 2, 29, flat=False)
     tiles = [4, 2, 0]  # in both rows
     expected = [count * body for count in tiles for body in (2.5 * 9 * 3, 2.5 * 9, 2.5)]

@@ -28,6 +28,7 @@ NAMES = (
     "pruning_latency",
     "pruning_time",
     "quantization",
+    "quantization_encoder",
     "resnet50_int8",
     "tensorrt_engines",
     "training_data_free",

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any, cast
 
 import onnx
+import onnxruntime
 import pytest
 import torch
 import torch.nn.functional as F
@@ -189,3 +191,36 @@ def test_every_opset_that_is_offered_runs(opset: int, run_onnx: RunOnnx) -> None
     assert model.opset_import[0].version == opset
     inputs = [torch.randn(2, 3, 8, 8)]
     assert_same(program.run(inputs), run_onnx(model, inputs))
+
+
+class Normalized(nn.Module):
+    """A sum that a norm reads, one that nothing does, and one of another shape."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(8)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        summed = x + y
+        z: Tensor = self.norm(summed) + summed
+        return z
+
+
+def test_a_sum_before_a_norm_is_not_fused_into_the_slower_kernel(tmp_path: Path) -> None:
+    """SkipLayerNormalization takes three times as long as what it stands for."""
+    x, y = torch.randn(2, 4, 8), torch.randn(2, 4, 8)
+    program = trace(Normalized(), (x, y))
+    (expected,) = program.run((x, y))
+    for options, operators in ((OnnxOptions(contrib=True), {"Sum", "Add"}), (OnnxOptions(), {"Add"})):
+        proto = emit_model(program, options)
+        assert {node.op_type for node in proto.graph.node} & {"Sum", "Add"} == operators
+    settings = onnxruntime.SessionOptions()
+    settings.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    session = onnxruntime.InferenceSession(
+        emit_model(program, OnnxOptions(contrib=True)).SerializeToString(), settings, providers=["CPUExecutionProvider"]
+    )
+    left = {node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node}
+    assert "LayerNormalization" in left
+    assert "SkipLayerNormalization" not in left
+    (found,) = session.run(None, {"x": x.numpy(), "y": y.numpy()})
+    assert torch.allclose(torch.from_numpy(found), expected, atol=1e-5)

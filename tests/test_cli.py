@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+import tersor as ts
 from tersor.backends.neon.toolchain import is_native
 from tersor.cli import CHECK_FAILED, ERROR, USAGE, main
 
@@ -254,3 +256,71 @@ def test_an_interrupt_is_not_a_traceback(run: Run, monkeypatch: pytest.MonkeyPat
     code, _, errors = run("show", "zoo:model")
     assert code == 130
     assert "interrupted" in errors
+
+
+TRAINED = """
+def net():
+    torch.manual_seed(0)
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 16, 3), nn.Linear(16, 2)
+        def forward(self, x):
+            return self.c(torch.relu(self.b(torch.relu(self.a(x)))).mean((2, 3)))
+    return Net(), torch.randn(2, 3, 8, 8)
+
+def labelled():
+    torch.manual_seed(1)
+    x = torch.randn(32, 3, 8, 8)
+    return [(x, (x.mean((1, 2, 3)) > 0).long())]
+
+def size(program):
+    return -program.cost().parameters
+"""
+
+
+def test_compress_within_a_budget(run: Run) -> None:
+    Path("zoo.py").write_text(ZOO + TRAINED)
+    training = ("--train-data", "zoo:labelled", "--loss", "cross_entropy", "--epochs", "1")
+    judging = ("--metric", "accuracy", "--validation", "zoo:labelled", "--floor", "0.1")
+    budget = ("--macs", "0.6x", "--bytes", "50%")
+    given = ("compress", "zoo:net", "--out", "out", "--dynamic", "x:0=batch", *training, *judging, *budget)
+    code, output, errors = run(*given)
+    assert (code, errors) == (0, "")
+    assert "as given" in output
+    assert "* channels cut" in output
+    assert {"recipe.yaml", "program.tersor", "run.json", "model.onnx"} <= {path.name for path in Path("out").iterdir()}
+    again = (
+        "compress",
+        "zoo:net",
+        "--recipe",
+        "out/recipe.yaml",
+        "--out",
+        "again",
+        "--dynamic",
+        "x:0=batch",
+        *training,
+    )
+    code, output, errors = run(*again)
+    assert (code, errors) == (0, "")
+    ours, theirs = (ts.load(f"{folder}/program.tersor") for folder in ("out", "again"))
+    assert all(torch.equal(tensor, theirs.tensor(name)) for name, tensor in ours.tensors().items())
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "words"),
+    [
+        (("--macs", "fast"), USAGE, "macs is no limit"),
+        (("--macs", "0.5x", "--recipe", "int8"), USAGE, "give --recipe, or a budget"),
+        (("--floor", "0.9"), USAGE, "a floor needs a metric"),
+        (("--macs", "0.00001x", "--data", "zoo:batches"), ERROR, "no plan is so small"),
+        (("--macs", "0.5x", "--train-data", "zoo:labelled", "--loss", "crossentropy"), USAGE, "no loss"),
+        (("--macs", "0.5x", "--metric", "zoo:absent"), USAGE, "has no 'absent'"),
+    ],
+)
+def test_a_budget_that_makes_no_sense(run: Run, options: tuple[str, ...], code: int, words: str) -> None:
+    Path("zoo.py").write_text(ZOO + TRAINED)
+    found, _, errors = run("compress", "zoo:net", "--out", "out", *options)
+    assert found == code
+    assert words in " ".join(errors.split())
+    assert not Path("out").exists()

@@ -147,7 +147,7 @@ def _checked(
     judged = None if metric is None else Metric(name, better, None if floor is None or floor.is_share else floor.amount)
     names = {key: value for key, value in (("loss", loss), ("metric", metric)) if isinstance(value, str)}
     batches = None if calibration is None else list(islice(calibration, _BATCHES))
-    return Given(program, backend, batches, data, found, _evaluate(judge, validation), judged, names)
+    return Given(program, backend, batches, data, found, evaluator(judge, validation), judged, names)
 
 
 def _probe(program: Program, data: Iterable[Any], loss: Callable[..., Tensor] | None) -> None:
@@ -174,7 +174,9 @@ def _probe(program: Program, data: Iterable[Any], loss: Callable[..., Tensor] | 
         raise TrainingError("the loss is no tensor of one value", found=type(value).__name__)
 
 
-def _evaluate(metric: Any, validation: Iterable[Any] | None) -> Callable[[Program], float] | None:
+def evaluator(metric: Any, validation: Iterable[Any] | None) -> Callable[[Program], float] | None:
+    """A metric of programs, from one of programs, or of outputs and targets on validation data."""
+    metric = by_name("metric", metric, METRICS)
     if metric is None or validation is None:
         found: Callable[[Program], float] | None = metric
         return found

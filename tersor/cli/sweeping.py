@@ -44,7 +44,7 @@ def sweep(
     """Run every try of FILE on MODEL, side by side, and print one table with the Pareto front marked.
 
     What is finished stands in the folder given by --out: the same command goes on where a stopped one was. The table
-    is written there as sweep.csv; `tersor report` makes a page of the folder.
+    is written there as sweep.csv, and as a page with the front plotted as report.html.
     """
     asked = load_sweep(file)
     asked = replace(asked, **{name: value for name, value in given.items() if value is not None})

@@ -52,6 +52,11 @@ class Job:
     target: Backend | None = None
     threads: int = 1
 
+    def without_data(self) -> Job:
+        """What measuring needs of it: neither batches nor passes, which would travel for nothing."""
+        setting = Setting(self.setting.name, (), self.setting.options)
+        return replace(self, setting=setting, data=None, metric=None)
+
     def failed(self, error: str, seconds: float = 0.0) -> Outcome:
         """The outcome of a try that failed."""
         return Outcome(self.key, self.setting.name, self.setting.options, error=error, seconds=seconds)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -76,6 +75,8 @@ class Folder:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Keep other sweeps out, until the process ends, however it ends. Raises RecipeError where one runs."""
+        import fcntl  # of POSIX alone, and tersor is imported elsewhere too
+
         (self.path / POINTS).mkdir(parents=True, exist_ok=True)
         with (self.path / _LOCK).open("a+") as file:
             try:

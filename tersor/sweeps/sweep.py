@@ -115,6 +115,7 @@ def sweep(
         run.tidy()
         result = Sweep.load(folder.path)
         result.save(folder.path / "sweep.csv")
+        result.save(folder.path / "report.html")
         return result
 
 
@@ -147,7 +148,7 @@ class _Run:
             self._finish(outcome)
         for count, job in enumerate(left, start=1):
             if not self.done[job.key].error:
-                self._finish(self.workers.call(time_it, job, self.done[job.key], seconds))
+                self._finish(self.workers.call(time_it, job.without_data(), self.done[job.key], seconds))
             tell("latency", count, len(left), job.setting.name)
 
     def tidy(self) -> None:

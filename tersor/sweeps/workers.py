@@ -102,11 +102,13 @@ class Processes:
 
     def _alone(self, job: Job) -> Outcome:
         """Run a try that was under way when a worker died, so that it is known which one it was."""
-        with _pool(1) as pool:
-            try:
-                return pool.submit(_run_packed, packed(job)).result()
-            except BrokenProcessPool:
-                return job.failed("the worker process died: out of memory, or the code ended it")
+        self._pool = _pool(1)
+        try:
+            outcome = self._pool.submit(_run_packed, packed(job)).result()
+        except BrokenProcessPool:
+            outcome = job.failed("the worker process died: out of memory, or the code ended it")
+        self.stop(now=False)
+        return outcome
 
     def _started(self) -> ProcessPoolExecutor:
         if self._pool is None:

@@ -19,7 +19,9 @@ import torch
 import tersor as ts
 from tersor.ir.errors import RecipeError, TersorError
 from tersor.sweeps import Grid, Sweep, sweep
-from tersor.sweeps.workers import packed
+from tersor.sweeps.job import Job
+from tersor.sweeps.settings import Setting
+from tersor.sweeps.workers import Processes, packed
 
 SCHEMES = Grid("int8", {"quantize.scheme": ["int8", "int4", "int8_symmetric"]})
 FILE = """
@@ -106,6 +108,16 @@ def test_what_cannot_travel_is_named_before_anything_runs(folder: Path) -> None:
     assert not list(folder.glob("out/points/*"))
 
 
+def test_a_worker_that_dies_while_it_measures_is_an_error_of_its_try(folder: Path) -> None:
+    workers = Processes(1)
+    job = Job("k", Setting("a", ()), folder, folder)
+    import zoo  # type: ignore[import-not-found]  # written by the fixture
+
+    assert "died" in workers.call(zoo.exits, job).error
+    assert workers.call(zoo.echo, job).error == "echo"
+    workers.stop(now=False)
+
+
 def test_a_script_without_a_guard_is_told_of_it(folder: Path) -> None:
     (folder / "script.py").write_text("import tersor as ts\nts.sweep('zoo:model', ['float'], out='out', workers=1)\n")
     run = subprocess.run([sys.executable, "script.py"], capture_output=True, text=True, check=False)
@@ -173,9 +185,6 @@ def test_a_dask_cluster_runs_a_sweep(cluster: Any, folder: Path) -> None:
 
 
 def test_packing_names_the_innermost_part() -> None:
-    from tersor.sweeps.job import Job
-    from tersor.sweeps.settings import Setting
-
     quantize = ts.Quantize(ts.INT8, calibration=[torch.zeros(1), lambda: 1])
     with pytest.raises(RecipeError, match=r"^Quantize\.calibration"):
         packed(Job("k", Setting("a", (ts.FoldBatchNorm(), quantize)), Path(), Path()))

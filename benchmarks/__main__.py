@@ -9,12 +9,12 @@ import argparse
 import importlib
 from collections.abc import Sequence
 
+from .claims.ledger import LedgerError
 from .claims.run import NUMBERS, page
 from .claims.run import run as run_claims
 from .results import publish
 
 NAMES = (
-    "claims",
     "hls",
     "neon_costs",
     "neon_kernels",
@@ -36,6 +36,7 @@ NAMES = (
     "training_pruning",
     "training_quantization",
     "training_transformers",
+    "claims",
 )
 
 
@@ -51,15 +52,22 @@ def main() -> None:
         names, numbers = chosen(options.names)
     except ValueError as error:
         parser.error(str(error))
-    if options.page:
-        page()
+    try:
+        if options.page:
+            page()
+            return
+        for name in names:
+            _run(name, numbers, options)
+    except LedgerError as error:
+        parser.exit(1, f"{error}\n")
+
+
+def _run(name: str, numbers: Sequence[int], options: argparse.Namespace) -> None:
+    if name == "claims":
+        run_claims(numbers, options.quick, options.fresh)
         return
-    for name in names:
-        if name == "claims":
-            run_claims(numbers, options.quick, options.fresh)
-            continue
-        rows = importlib.import_module(f"{__package__}.{name}").run(options.quick)
-        publish(name, rows, options.quick)
+    rows = importlib.import_module(f"{__package__}.{name}").run(options.quick)
+    publish(name, rows, options.quick)
 
 
 def chosen(words: Sequence[str]) -> tuple[list[str], list[int]]:

@@ -15,6 +15,10 @@ from typing import Any
 Entry = Mapping[str, Any]
 
 
+class LedgerError(ValueError):
+    """A file of results is not one."""
+
+
 @dataclass(frozen=True)
 class Ledger:
     """The files in `folder`."""
@@ -30,11 +34,11 @@ class Ledger:
         return self.folder / ".claims-running.json"
 
     def entries(self) -> dict[int, Entry]:
-        """The entries by claim, in order; none where there is no file. Raises ValueError on another kind of file."""
+        """The entries by claim, in order; none where there is no file. Raises LedgerError on another kind of file."""
         data = _read(self.results)
         found = data.get("claims", []) if isinstance(data, dict) else None
         if not isinstance(found, list):
-            raise ValueError(f"{self.results}: expected an object with a list 'claims'; delete it to start anew")
+            raise LedgerError(f"{self.results}: expected an object with a list 'claims'; delete it to start anew")
         return {entry["number"]: entry for entry in sorted(found, key=lambda entry: entry["number"])}
 
     def begin(self, asked: Sequence[int], fresh: bool) -> list[int]:
@@ -67,7 +71,7 @@ def _read(file: Path) -> Any:
     except FileNotFoundError:
         return {}
     except ValueError as error:
-        raise ValueError(f"{file} is not JSON: {error}; delete it to start anew") from error
+        raise LedgerError(f"{file} is not JSON: {error}; delete it to start anew") from error
 
 
 def _write(file: Path, data: object) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib import import_module
 
 from rich.console import Console
@@ -50,28 +50,34 @@ def run(numbers: Sequence[int] = (), quick: bool = False, fresh: bool = False, l
     asked = sorted(set(numbers)) or list(NUMBERS)
     console = Console(width=max(_WIDTH, Console().width))
     if quick:
-        console.print(terminal(measured(claim(number), quick=True) for number in asked))
+        console.print(terminal(list(_each(asked, quick=True))))
         return
     ledger = ledger or Ledger(FOLDER)
     left = ledger.begin(asked, fresh)
     if left != asked:
         console.print(f"going on with a run that was stopped: {len(asked) - len(left)} of {len(asked)} claims are done")
-    for number in left:
-        entry = measured(claim(number), quick=False)
+    for entry in _each(left, quick=False):
         ledger.add(entry)
-        console.print(f"claim {number}: {'met' if entry['met'] else 'not met'}, {entry['seconds']:.0f} s")
+        console.print(f"claim {entry['number']}: {'met' if entry['met'] else 'not met'}, {entry['seconds']:.0f} s")
     ledger.end()
     entries = ledger.entries()
     console.print(terminal(entries[number] for number in asked))
     console.print("docs/claims.md shows these figures after `python -m benchmarks claims --page`")
 
 
+def _each(numbers: Sequence[int], quick: bool) -> Iterator[Entry]:
+    """Entries one by one, under a bar that tells which claim it is and how long it may take."""
+    with progress_bar() as listener, listening(listener):
+        for done, number in enumerate(numbers):
+            given = claim(number)
+            tell("claims", done, len(numbers), f"claim {number}, about {given.minutes:g} minutes on an idle machine")
+            yield measured(given, quick)
+
+
 def measured(given: Claim, quick: bool) -> Entry:
     """A claim's entry: what was claimed and measured, how, for how long, and on what."""
     load, started = os.getloadavg()[0], time.perf_counter()
-    with progress_bar() as listener, listening(listener):
-        tell(f"claim {given.number}", 0, None, given.claimed)
-        figures = given.measure(SEEDS[:1] if quick else SEEDS, quick)
+    figures = given.measure(SEEDS[:1] if quick else SEEDS, quick)
     return {
         "number": given.number,
         "claimed": given.claimed,

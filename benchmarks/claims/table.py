@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.table import Table
 
-from .ledger import Entry
+from .ledger import Entry, LedgerError
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "claims.md"
 BEGIN, END = "<!-- figures: written by `python -m benchmarks claims --page` -->", "<!-- end of figures -->"
@@ -67,11 +67,11 @@ def _load(entry: Entry) -> str:
 
 
 def write_page(entries: Sequence[Entry], page: Path = PAGE) -> None:
-    """Put the figures between the page's two marks. Raises ValueError where it has none."""
+    """Put the figures between the page's two marks. Raises LedgerError where it has none."""
     text = page.read_text(encoding="utf-8")
     found = re.search(f"{re.escape(BEGIN)}.*?{re.escape(END)}", text, re.DOTALL)
     if found is None:
-        raise ValueError(f"{page}: expected the lines {BEGIN} and {END}")
+        raise LedgerError(f"{page}: expected the lines {BEGIN} and {END}")
     made = f"{BEGIN}\n\n{markdown(entries)}\n\n{END}"
     temporary = page.with_suffix(".tmp")
     temporary.write_text(text[: found.start()] + made + text[found.end() :], encoding="utf-8")

@@ -10,7 +10,7 @@ from functools import partial
 
 import torch
 
-from tersor.passes.progress import track
+from tersor.passes.progress import tell, track
 
 from .claim import Values
 
@@ -24,6 +24,7 @@ def per_seed(seeds: Sequence[int], quick: bool, one: OneSeed) -> dict[str, Value
         return _together([_on_one_thread(one, seeds[0], quick)])
     workers = min(len(seeds), os.cpu_count() or 1)
     context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
+    tell("seeds", 0, len(seeds), "")
     with ProcessPoolExecutor(workers, context) as pool:
         found = pool.map(partial(_on_one_thread, one), seeds, [quick] * len(seeds))
         return _together(list(track(found, "seeds", len(seeds))))

@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from benchmarks import training_data_free, training_distillation, training_pruning, training_quantization
-from benchmarks.__main__ import NAMES, chosen
+from benchmarks.__main__ import NAMES, chosen, main
 from benchmarks.claims import post_training, run, table
 from benchmarks.claims.claim import Claim, Figure, at_least, at_most
-from benchmarks.claims.ledger import Ledger
+from benchmarks.claims.ledger import Ledger, LedgerError
 from benchmarks.claims.workers import differences, per_seed, percents
 from benchmarks.results import FOLDER
 from benchmarks.trained import Trained, digits_cnn, trained
@@ -113,12 +113,24 @@ def test_a_finished_run_is_measured_again(tmp_path: Path) -> None:
     assert ledger.entries()[1]["value"] == 2.0
 
 
+def test_the_command_says_what_is_broken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "claims.json").write_text("no JSON")
+    monkeypatch.setattr(run, "FOLDER", tmp_path)
+    monkeypatch.setattr("sys.argv", ["benchmarks", "claims", "3"])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 1
+    assert "claims.json is not JSON" in capsys.readouterr().err
+
+
 def test_a_broken_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "claims.json").write_text('{"claims": [')
-    with pytest.raises(ValueError, match=r"claims\.json is not JSON"):
+    with pytest.raises(LedgerError, match=r"claims\.json is not JSON"):
         Ledger(tmp_path).entries()
     (tmp_path / "claims.json").write_text("[]")
-    with pytest.raises(ValueError, match="expected an object with a list"):
+    with pytest.raises(LedgerError, match="expected an object with a list"):
         Ledger(tmp_path).entries()
 
 
@@ -220,7 +232,7 @@ def test_the_page_is_written_between_its_marks(tmp_path: Path) -> None:
     assert text.endswith("\nafter\n")
     assert "old" not in text
     page.write_text("nothing\n")
-    with pytest.raises(ValueError, match="expected the lines"):
+    with pytest.raises(LedgerError, match="expected the lines"):
         table.write_page([made(True)], page)
 
 

@@ -39,6 +39,7 @@ from tersor.passes.pruning.gradually import Gradually, Pace
 from tersor.passes.pruning.groups import Group
 from tersor.passes.pruning.prune_channels import PruneChannels, Ranking
 from tersor.passes.pruning.remove_blocks import BlockCriterion, BlockInfluence, RemoveBlocks
+from tersor.passes.pruning.router_frequency import RouterFrequency
 from tersor.passes.pruning.targets import Bytes, Channels, Latency, Macs, Parameters
 from tersor.passes.quantization.apply_precision import ApplyPrecision
 from tersor.passes.quantization.calibrate import Calibrate
@@ -157,6 +158,7 @@ __all__ = [
     "RemoveBlocks",
     "Report",
     "Rewrite",
+    "RouterFrequency",
     "Schedule",
     "Scheme",
     "ShuffledBatches",

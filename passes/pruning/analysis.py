@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -41,6 +41,7 @@ class Dimensions:
 
     values: the axes of each node (a tuple of them where it has several results). tensors: those of each parameter and
     buffer by name. edits: what a cut rewrites. minima: axes that have to keep a number of indices, and for whom.
+    indices: what a node's values point into, where they are indices.
     """
 
     values: Mapping[fx.Node, Any]
@@ -48,6 +49,7 @@ class Dimensions:
     edits: Sequence[SizeOf | Change]
     minima: Sequence[tuple[Axis, int, fx.Node]]
     kinds: Mapping[Axis, Kind]
+    indices: Mapping[fx.Node, Axis] = field(default_factory=dict)
 
     @cached_property
     def leaves(self) -> tuple[Axis, ...]:
@@ -85,7 +87,7 @@ def dimensions(program: Program, *, free_inputs: bool = False, free_outputs: boo
     tensors = {
         name: flow.tensors[id(tensor)] for name, tensor in program.tensors().items() if id(tensor) in flow.tensors
     }
-    return Dimensions(flow.values, tensors, tuple(flow.edits), tuple(flow.minima), _kinds(flow))
+    return Dimensions(flow.values, tensors, tuple(flow.edits), tuple(flow.minima), _kinds(flow), flow.indices)
 
 
 def _sizes(program: Program) -> Any:

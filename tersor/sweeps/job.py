@@ -24,6 +24,7 @@ from tersor.passes.manager import PassManager
 from ..latency import artifact_latency
 from ..lowering import lower
 from ..recipe import build_passes
+from ..recipe_data import Materials
 from ..recording import Recorder
 from ..run_record import Metric, RunRecord
 from ..sources import load_data, load_metric, open_artifact
@@ -106,7 +107,7 @@ def _run(job: Job) -> Outcome:
     job.folder.mkdir(parents=True)
     program = Program.load(job.given)
     recorder = Recorder()
-    result = PassManager(_passes(job), progress=False, watch=recorder).run(program)
+    result = PassManager(_passes(job, program), progress=False, watch=recorder).run(program)
     artifact = None if job.target is None else lower(result.program, job.target, job.folder / ARTIFACT)
     result.program.save(job.folder / PROGRAM)
     value = _judged(job, result.program)
@@ -125,12 +126,12 @@ def _run(job: Job) -> Outcome:
     return Outcome(job.key, job.setting.name, job.setting.options, costs, value, total)
 
 
-def _passes(job: Job) -> list[Pass]:
+def _passes(job: Job, program: Program) -> list[Pass]:
     if job.setting.recipe is None:
         return list(job.setting.work)  # type: ignore[arg-type]  # passes, where it is no recipe
     data = load_data(job.data) if isinstance(job.data, str) else job.data
     calibration = None if data is None else list(islice(data, job.batches))
-    return build_passes(job.setting.recipe, calibration, job.setting.name)
+    return build_passes(job.setting.recipe, calibration, job.setting.name, Materials(calibration, teacher=program))
 
 
 def _judged(job: Job, program: Program) -> float | None:

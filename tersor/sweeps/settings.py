@@ -9,11 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from tersor.ir.errors import RecipeError
 from tersor.ir.registry import unknown
 from tersor.passes.base import Pass
 
 from ..recipe import build_passes, read_recipe
+from ..recipe_data import Materials
 
 Recipe = Mapping[str, Any]
 
@@ -92,7 +95,8 @@ def check(settings: Sequence[Setting], data: bool) -> None:
     """Build every recipe once, so that a wrong option is found before anything runs. Raises RecipeError."""
     for setting in settings:
         if setting.recipe is not None:
-            build_passes(setting.recipe, () if data else None, setting.name)
+            materials = Materials(() if data else None, teacher=nn.Identity())
+            build_passes(setting.recipe, materials.calibration, setting.name, materials)
 
 
 def laid_over(recipe: Recipe, option: str, value: Any) -> Recipe:

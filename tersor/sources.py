@@ -83,6 +83,7 @@ def load_metric(metric: str) -> Callable[[Program], float]:
         except (TypeError, ValueError):
             raise RecipeError(f"{metric} gave no number", expected="a float", found=repr(value)) from None
 
+    evaluate.__name__ = metric.rpartition(":")[2]
     return evaluate
 
 

@@ -17,7 +17,7 @@ from .markup import Markup, joined, tag
 from .page import Section, Table
 
 _COSTS = ("latency_ms", "file_bytes", "bytes", "macs", "parameters", "activation_bytes")
-"""By what points are plotted: the first of these that they have."""
+"""By what points are plotted: the first of these that all have that were judged."""
 COST_WORDS = {
     "latency_ms": "latency, ms",
     "file_bytes": "files, bytes",
@@ -46,7 +46,9 @@ def points_body(
 ) -> list[Any]:
     """The plot and the table of points. said: what is written in place of a metric, by place."""
     every = dict.fromkeys(cost for point in points for cost in point.costs)
-    cost = next((c for c in (*costs, *_COSTS, *every) if c in every), None)
+    judged = [point for point in points if point.metric is not None and not point.error]
+    shared = [c for c in every if all(c in point.costs for point in judged)] or list(every)
+    cost = next((c for c in (*costs, *_COSTS, *every) if c in shared), None)
     front = front_of(points, [cost] if cost and not costs else [c for c in costs if c in every], better)
     body: list[Any] = []
     if cost is not None:

@@ -343,3 +343,11 @@ def test_an_axis_is_logarithmic_where_that_helps() -> None:
     assert {1.0, 10.0, 100.0, 1000.0} <= set(wide.ticks())
     assert not Axis.around([1.0, 2.0], 0, 100, logarithmic=True).logarithmic
     assert not Axis.around([0.0, 1000.0], 0, 100, logarithmic=True).logarithmic
+
+
+def test_points_are_plotted_by_what_all_that_were_judged_have() -> None:
+    points = (Point("given", {"bytes": 9.0}, 0.9), Point("a", {"bytes": 5.0, "latency_ms": 1.0}, 0.8))
+    tried = section(parsed(run_page(record(points=points))), "tried")
+    titles = [text_of(title) for title in tried.iter(f"{SVG}title")]
+    assert any("against size, bytes" in title for title in titles)
+    assert sum(title.startswith("given:") for title in titles) == 2  # once wide, once narrow

@@ -152,6 +152,12 @@ class Distiller(Companion):
                 self.projections[_name(index)] = nn.Parameter(start.to(self.device))
 
 
+def untaught(program: Program, taught: int) -> tuple[str, ...]:
+    """A note on the outputs that nobody taught, where there is no loss on targets: they drift as the rest trains."""
+    others = [name for index, name in enumerate(program.signature.output_names) if index != taught]
+    return (f"without a loss these outputs were not taught: {', '.join(others)}",) if others else ()
+
+
 def _channels(value: Tensor) -> int:
     """The axis of the channels: [batch, channels, ...], but [batch, tokens, channels]."""
     return 2 if value.dim() == 3 else 1
@@ -205,4 +211,6 @@ class Distill(Pass):
         task.what = "distill"
         outcome = fit(task, self.batches, options, self.better)
         notes = (str(self.distillation), *task.agenda.notes, *outcome.notes(metric_name(self.metric)))
+        if self.loss is None:
+            notes += untaught(program, self.distillation.output)
         return PassResult(task.result(), True, notes)

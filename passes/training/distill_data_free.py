@@ -18,7 +18,7 @@ from tersor.ir.stage import Stage
 
 from ..base import Pass, PassResult, Promise
 from .batches import ShuffledBatches, Split
-from .distill import Distillation, Distiller
+from .distill import Distillation, Distiller, untaught
 from .distillation_losses import soft_labels
 from .finetune import for_epochs
 from .loop import fit
@@ -46,7 +46,8 @@ class Source(enum.Enum):
 class DistillDataFree(Pass):
     """Train a program to do as a teacher does, without any data.
 
-    The teacher gives logits for one float input, and has its batch norms still; they are all that is known of the data.
+    The teacher gives logits, first of its outputs, for one float input, and has its batch norms still; they are all
+    that is known of the data.
 
     teacher: the program that is imitated; None: the program itself, as it is before it trains, in float.
     source: see `Source`.
@@ -94,7 +95,8 @@ class DistillDataFree(Pass):
         task = ProgramTask(program, Settings(), Distiller(distillation, program), options)
         task.what = "distill"
         outcome = fit(task, ShuffledBatches(inputs, size=self.size), options)
-        return PassResult(task.result(), True, (f"{len(inputs)} inputs synthesized", *outcome.notes()))
+        notes = (f"{len(inputs)} inputs synthesized", *outcome.notes(), *untaught(program, 0))
+        return PassResult(task.result(), True, notes)
 
     def synthesize(self, teacher: Program, seed: int = 0) -> Tensor:
         """Inputs that the teacher takes for its data: float[samples, ...], the same for the same seed."""
@@ -129,7 +131,7 @@ class DistillDataFree(Pass):
         steps = options.steps or options.epochs * per_epoch
         task = _AdversarialTask(program, rival, dataclasses.replace(options, steps=steps))
         outcome = fit(task, _Noise(per_epoch, self.size, generator.noise), task.options)
-        return PassResult(task.result(), True, ("inputs generated", *outcome.notes()))
+        return PassResult(task.result(), True, ("inputs generated", *outcome.notes(), *untaught(program, 0)))
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from ..quantization.placement import Coverage
 from ..quantization.quantize import Quantize
 from ..quantization.settle_grids import SettleGrids
 from .batches import ModelInputs, require_again
-from .distill import Distillation, Distiller
+from .distill import Distillation, Distiller, untaught
 from .events import At
 from .finetune import for_epochs, metric_name
 from .loop import fit
@@ -122,6 +122,8 @@ class TrainQuantized(Pass):
         settled = finished(SettleGrids(), SettleGrids().run(trained))
         notes = [*task.agenda.notes, *outcome.notes(metric_name(self.metric)), *settled.notes]
         notes += [f"batch norms folded at the end: {folded}"] if folded else []
+        if self.loss is None and self.distillation is not None:
+            notes += untaught(program, self.distillation.output)
         return PassResult(settled.program, True, tuple(notes))
 
     def _settings(self, program: Program) -> Settings:

@@ -194,3 +194,14 @@ def test_dropout_between_recurrent_layers_is_on_while_training_alone(kind: type[
     training = program.copy().train()
     assert not torch.equal(training(TOKENS), training(TOKENS))
     torch.testing.assert_close(training.eval()(TOKENS), program(TOKENS))
+
+
+@pytest.mark.parametrize("kind", [ts.Distill, ts.TrainQuantized])
+def test_outputs_that_nobody_teaches_are_named(kind: Any) -> None:
+    """The teacher tells of logits alone; a loss on targets is what the others can learn from."""
+    program, batches, loss = detector()
+    options = ts.Training(steps=1, progress=False)
+    inputs = [images for images, *_ in batches]
+    for given, said in (((inputs, None), True), ((batches, loss), False)):
+        learned = ts.PassManager([kind(*given, training=options)], progress=False).run(program).program
+        assert any("not taught: boxes" in note for note in learned.history[-1].notes) is said

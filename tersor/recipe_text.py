@@ -39,7 +39,13 @@ def recipe_text(passes: Sequence[Pass], *, comments: Sequence[str] = (), **entri
 
 
 def save_recipe(passes: Sequence[Pass], path: str | Path, *, comments: Sequence[str] = (), **entries: Any) -> Path:
-    """Write a recipe, whole or not at all: see `recipe_text`."""
+    """Write a recipe of passes as YAML to `path`, whole or not at all.
+
+    Data, losses and metrics are left out, and given when it is loaded. comments: lines above it. entries: others of the
+    recipe, as `description`, `target`, `loss`.
+
+    Raises RecipeError for an option that text cannot hold.
+    """
     target = Path(path)
     text = recipe_text(passes, comments=comments, **entries)
     scratch = target.with_name(f".{target.name}.writing")

@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from reference import filled  # a hook has no package of its own
 
 ROOT = Path(__file__).resolve().parents[2]
+_NOTEBOOK = "examples/quickstart.ipynb"
 _SHIM = "https://unpkg.com/iframe-worker/shim"
 _FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\]\((?P<path>[^)\s#:]+)(?P<anchor>#[^)\s]*)?\)")
@@ -32,6 +33,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for path in sorted((ROOT / "examples").glob("*.py")):
         if path.name != "__init__.py":
             files.append(File.generated(config, f"examples/{path.stem}.md", content=example_page(path)))
+    notebook = (ROOT / _NOTEBOOK).read_text(encoding="utf-8")
+    files.append(File.generated(config, _NOTEBOOK, content=notebook))
     config.nav = expanded(config.nav, [file.src_uri for file in files.documentation_pages()])
     return files
 
@@ -73,6 +76,8 @@ def page_of(target: str) -> str | None:
     """The page that stands for a file outside docs/, both seen from docs/; None where there is none."""
     if target == "../CONTRIBUTING.md":
         return "contributing.md"
+    if target == f"../{_NOTEBOOK}":
+        return _NOTEBOOK
     if target.startswith("../examples/") and target.endswith(".py"):
         return f"examples/{Path(target).stem}.md"
     return posixpath.relpath(target, "../docs") if target.startswith("../docs/") else None

@@ -79,7 +79,7 @@ def compress(
 ) -> Artifact:
     """Trace a model, compress it within a budget, lower it, and leave the recipe that does it again.
 
-    model, args, kwargs, dynamic: as for `trace`; a Program is taken as it is.
+    model, args, kwargs, dynamic: as for `trace`; a Program is taken as it is. target: as for `lower`.
     calibration: batches, each what the model is called with. None: the first batches of `data`; without any, inputs
         made from the model's batch norms, or its example alone, with a warning.
     data, loss: what to train on, as for `Finetune`; a loss by name: `cross_entropy`, `mse`. Without a loss the model

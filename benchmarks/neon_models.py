@@ -93,10 +93,11 @@ def cases(quick: bool) -> list[Case]:
 
 def run(quick: bool) -> list[Row]:
     """Three rows a model, form and instruction set: instructions, bytes, and the share outside."""
-    return [row for case in cases(quick) for form in case.forms for row in _rows(case, form)]
+    return [row for case in cases(quick) for form in case.forms for row in rows_of(case, form)]
 
 
-def _rows(case: Case, form: str) -> Iterator[Row]:
+def rows_of(case: Case, form: str) -> Iterator[Row]:
+    """Three rows for each instruction set."""
     torch.manual_seed(0)
     sample = torch.randn(case.shape)
     program = _quantized(ts.trace(case.make().eval(), sample), form, sample)

@@ -17,6 +17,7 @@ from torch import Tensor, fx
 
 from . import integer_norms as norms
 from . import integer_operators as ops
+from .movement import SELECTIONS
 from .shapes import KEY
 
 if TYPE_CHECKING:
@@ -151,37 +152,5 @@ _RULES: dict[object, Callable[[Program, fx.Node], Range]] = {
 }
 
 aten = torch.ops.aten
-_MOVES = frozenset(
-    {
-        ops.INT_MAX_POOL,
-        ops.INT_RESIZE_NEAREST,
-        aten.max_pool2d.default,
-        aten.reshape.default,
-        aten.flatten.using_ints,
-        aten.unflatten.int,
-        aten.transpose.int,
-        aten.permute.default,
-        aten.squeeze.dim,
-        aten.squeeze.dims,
-        aten.squeeze.default,
-        aten.unsqueeze.default,
-        aten.expand.default,
-        aten.repeat.default,
-        aten.repeat_interleave.self_int,
-        aten.index.Tensor,
-        aten.gather.default,
-        aten.flip.default,
-        aten.roll.default,
-        aten.channel_shuffle.default,
-        aten.pixel_unshuffle.default,
-        aten.amax.default,
-        aten.amin.default,
-        aten.slice.Tensor,
-        aten.select.int,
-        aten.index_select.default,
-        aten.pixel_shuffle.default,
-        aten.clone.default,
-        aten.contiguous.default,
-    }
-)
+_MOVES = frozenset({*SELECTIONS, ops.INT_MAX_POOL, ops.INT_RESIZE_NEAREST})
 """Operators whose values are all among those of their first input."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,10 @@ from .steps import Copy, Fill, FromBlocks, Step, ToBlocks, Walk
 from .views import MOVEMENTS, Buffer, Elements, Run, filled_with, logical_offsets, moved, runs, to_planes
 
 aten = torch.ops.aten
+
+BY_IMAGE = frozenset({ops.INT_CONV, ops.INT_MAX_POOL, ops.INT_SUM_POOL})
+ELEMENTWISE = frozenset({ops.INT_ADD, ops.INT_LOOKUP, ops.INT_MUL})
+"""Planned image by image; the latter where they have rows and columns."""
 
 LEAST = -128
 """What the border of a maximum holds: it changes none."""
@@ -47,6 +51,8 @@ class Planner:
     buffers: list[Buffer] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
     copies: dict[tuple[bytes, int | None, Border, int], Walk] = field(default_factory=dict)
+    sample: tuple[int, int] | None = None
+    """Which image is planned, and of how many, where a rule takes one at a time."""
 
     def plan(self) -> Plan:
         """Plan every node, in graph order."""
@@ -54,11 +60,34 @@ class Planner:
             if node.op != "call_function":
                 continue
             rule = self.rules.get(node.target)
-            if rule is not None:
+            if rule is not None and (images := self._images(node)) > 1:
+                self._one_by_one(rule, node, images)
+            elif rule is not None:
                 rule(self, node)
             elif node.target in MOVEMENTS:
                 self.values[node] = moved(node, self.value)
         return Plan(fuse_sums(self.steps), tuple(self.buffers))
+
+    def _images(self, node: fx.Node) -> int:
+        """How many images a node gives that is planned image by image: every operand has as many."""
+        acc = node.args[0]
+        core = acc if node.target is ops.REQUANTIZE and isinstance(acc, fx.Node) else node
+        shape = self.shape(node) if isinstance(node.meta[KEY], torch.Tensor) else ()
+        walked = core.target in BY_IMAGE or (core.target in ELEMENTWISE and len(shape) == 4)
+        inputs = [source for source in core.all_input_nodes if source.op != "get_attr"]
+        same = all(self.shape(source)[:1] == shape[:1] for source in inputs)
+        return shape[0] if walked and same and len(shape) > 2 else 1
+
+    def _one_by_one(self, rule: Callable[[Planner, fx.Node], None], node: fx.Node, images: int) -> None:
+        """Kernels walk one image, whose border is its own; a batch is as many buffers seen as one value."""
+        parts, first = [], len(self.steps)
+        for index in range(images):
+            self.sample = index, images
+            rule(self, node)
+            parts.append(self.values.pop(node))
+        self.sample = None
+        self.steps[first:] = [replace(step, macs=step.macs // images) for step in self.steps[first:]]
+        self.values[node] = np.concatenate(parts)
 
     def value(self, node: fx.Node) -> Any:
         """The elements of a value; those of a constant, the first time that it is read, in a buffer of its own."""
@@ -66,13 +95,16 @@ class Planner:
             data = self.constant(node)
             assert data is not None, f"%{node.name} was not planned"
             self.values[node] = self._new(node.name, data.shape, None, NO_BORDER, 0, data).view()
+        if self.sample is not None and node.op != "get_attr":
+            return self.values[node][self.sample[0] : self.sample[0] + 1]
         return self.values[node]
 
     # -- buffers ---------------------------------------------------------------------------------------------------
 
     def shape(self, node: fx.Node) -> tuple[int, ...]:
         """The sizes of a value. support.py: none is dynamic."""
-        return tuple(int(size) for size in node.meta[KEY].shape)
+        sizes = tuple(int(size) for size in node.meta[KEY].shape)
+        return sizes if self.sample is None or node.op == "get_attr" else (1, *sizes[1:])
 
     def constant(self, argument: object) -> np.ndarray[Any, Any] | None:
         """The numbers behind a node that reads a tensor of the program."""

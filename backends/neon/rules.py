@@ -55,7 +55,8 @@ def _macs(node: fx.Node) -> int:
 
 def _quantize(planner: Planner, node: fx.Node) -> None:
     source, scale, zero_point, low, high = node.args
-    axis = 1 if len(planner.shape(node)) > 2 and _is_image(node) else None
+    shape = planner.shape(node)
+    axis = 1 if len(shape) > 2 and shape[0] == 1 and _is_image(node) else None
     index = planner.program.placeholders.index(source)  # type: ignore[arg-type]  # support.py: an input
     step = float(planner.constant(scale))  # type: ignore[arg-type]  # support.py: a constant
     grid = integer(zero_point), integer(low), integer(high)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, fx
+from torch import fx
 
 from tersor.ir.integer_operators import DEQUANTIZE, INT_LINEAR, QUANTIZE, REQUANTIZE
 from tersor.ir.origin import Origin
@@ -17,6 +17,11 @@ from .rules import ACCUMULATORS, RULES
 from .views import MOVEMENTS
 
 _ALIGNED = "give Quantize(..., coverage=Coverage.EVERYTHING)"
+_HINTS = {
+    "group_norm": "batch norm, which becomes part of the convolution, or layer norm",
+    "instance_norm": "batch norm, which becomes part of the convolution, or layer norm",
+}
+_OTHERWISE = "an operator that docs/arithmetic.md lists, or compute it outside of the program"
 
 
 def unsupported_nodes(program: Program) -> list[Unsupported]:
@@ -26,9 +31,15 @@ def unsupported_nodes(program: Program) -> list[Unsupported]:
     for node in program.graph.nodes:
         reason = islands.get(node) or _reason(program, node)
         if reason is not None:
-            hint = _ALIGNED if node in islands else None
+            hint = _hint(operator_of(node), reason) if node in islands else None
             found.append(Unsupported(node.name, operator_of(node), reason, hint, Origin.of(node)))
     return found
+
+
+def _hint(operator: str, reason: str) -> str:
+    if "on no integer grid" in reason or "wanted in float" in reason:
+        return _ALIGNED
+    return _HINTS.get(operator, _OTHERWISE)
 
 
 def _reason(program: Program, node: fx.Node) -> str | None:
@@ -43,24 +54,11 @@ def _reason(program: Program, node: fx.Node) -> str | None:
         return f"{operator_of(node)} is not in the library"
     if isinstance(node.meta.get(KEY), torch.SymInt):
         return "a size is computed while the model runs"
-    if _leading(node) != 1 and node.target in ACCUMULATORS and node.meta[KEY].dim() > 2 and _is_image(node):
-        return f"images come one at a time, not {_leading(node)}: trace with a batch of 1, or a dynamic one"
-    if operator_of(node) == "int_conv" and node.meta[KEY].dim() == _VOLUME:
-        return "convolutions over three dimensions are not in the library"
     return _accumulator_reason(node) if node.target in ACCUMULATORS else None
 
 
 _VOLUME = 5
 """Batch, channels, depth, height, width."""
-
-
-def _is_image(node: fx.Node) -> bool:
-    return operator_of(node) in ("int_conv", "int_sum_pool")
-
-
-def _leading(node: fx.Node) -> int:
-    value = node.meta.get(KEY)
-    return int(value.shape[0]) if isinstance(value, Tensor) and value.dim() else 1
 
 
 def _accumulator_reason(node: fx.Node) -> str | None:

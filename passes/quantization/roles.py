@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx
 
 from tersor.ir.integer_operators import DEQUANTIZE
+from tersor.ir.movement import SELECTIONS
 from tersor.ir.operators import FAKE_QUANTIZE, OBSERVE
 from tersor.ir.program import Program
 from tersor.ir.shapes import KEY
@@ -107,47 +108,7 @@ _ROLES: dict[object, Role] = {
         Role.LOOKUP,
     ),
     **dict.fromkeys((aten.cat.default, aten.stack.default), Role.JOIN),
-    **dict.fromkeys(
-        (
-            aten.reshape.default,
-            aten.flatten.using_ints,
-            aten.unflatten.int,
-            aten.transpose.int,
-            aten.permute.default,
-            aten.squeeze.dim,
-            aten.squeeze.dims,
-            aten.squeeze.default,
-            aten.unsqueeze.default,
-            aten.expand.default,
-            aten.repeat.default,
-            aten.repeat_interleave.self_int,
-            aten.slice.Tensor,
-            aten.select.int,
-            aten.index_select.default,
-            aten.index.Tensor,
-            aten.gather.default,
-            aten.flip.default,
-            aten.roll.default,
-            aten.channel_shuffle.default,
-            aten.pixel_unshuffle.default,
-            aten.amax.default,
-            aten.amin.default,
-            aten.split.Tensor,
-            aten.split_with_sizes.default,
-            aten.chunk.default,
-            operator.getitem,
-            aten.max_pool1d.default,
-            aten.max_pool2d.default,
-            aten.pixel_shuffle.default,
-            aten.upsample_nearest2d.vec,
-            aten.upsample_nearest2d.default,
-            aten.constant_pad_nd.default,
-            aten.pad.default,
-            aten.clone.default,
-            aten.contiguous.default,
-        ),
-        Role.MOVE,
-    ),
+    **dict.fromkeys((*SELECTIONS, aten.constant_pad_nd.default, aten.pad.default), Role.MOVE),
     aten.masked_fill.Scalar: Role.HIDE,
     **dict.fromkeys((aten.relu.default, aten.hardtanh.default, aten.clamp.default, aten.relu6.default), Role.CLAMP),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -58,3 +59,42 @@ def test_no_kernel_needs_more_than_its_goal() -> None:
     assert result.returncode == 0, result.stderr
     assert "dense, dotprod" in result.stdout
     assert "goal missed" not in result.stdout, result.stdout
+
+
+RECORDED = ROOT / "benchmarks" / "results" / "neon_models.json"
+DRIFT = 1.03
+"""Another version of the compiler may give a few instructions more."""
+
+
+def check_models(names: str) -> None:
+    """No model takes more instructions than is on record; its bits are checked in the same run."""
+    script = (
+        "import json\n"
+        "from benchmarks import neon_models as models\n"
+        f"rows = [r for c in models.cases(False) if c.name in {names.split(';')!r}\n"
+        "        for form in c.forms for r in models.rows_of(c, form)]\n"
+        "print(json.dumps({r.what: r.ours for r in rows if r.unit == 'M instructions'}))\n"
+    )
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    found = json.loads(result.stdout.splitlines()[-1])
+    recorded = {row["what"]: row["ours"] for row in json.loads(RECORDED.read_text())["rows"]}
+    more = {what: (count, recorded.get(what)) for what, count in found.items() if count > DRIFT * recorded.get(what, 0)}
+    assert found
+    assert not more, more
+
+
+@pytest.mark.emulated
+@pytest.mark.usefixtures("compiler", "emulator")
+def test_a_small_model_takes_no_more_than_is_on_record() -> None:
+    check_models("ResNet-8, digits")
+
+
+@pytest.mark.emulated
+@pytest.mark.slow
+@pytest.mark.usefixtures("compiler", "emulator")
+def test_large_models_take_no_more_than_is_on_record() -> None:
+    check_models("MobileNetV2;ResNet-50")

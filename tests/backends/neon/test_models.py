@@ -254,3 +254,14 @@ def test_sums_that_are_part_of_a_convolution(size: int, machines: Machines, tmp_
         assert sum(isinstance(step, Convolution) and step.residual is not None for step in steps) == 2
         assert sum(isinstance(step, Sum) for step in steps) == 2
     assert_same_bits(program, lower(program, tmp_path), machines, tuple(CPUS), sample)
+
+
+@pytest.mark.emulated
+def test_a_batch_of_images(machines: Machines, tmp_path: Path) -> None:
+    """Each image has a border of its own; linear layers take all rows at once."""
+    torch.manual_seed(0)
+    sample = (torch.randn(3, 3, 9, 7),)
+    model = nn.Sequential(
+        Branches(), nn.Conv2d(9, 8, 3, 2, 1), nn.AvgPool2d(2, 1, 1), nn.Sigmoid(), nn.Flatten(), nn.Linear(160, 5)
+    )
+    assert_same_bits(program := quantized(model, sample), lower(program, tmp_path), machines, tuple(CPUS), sample)

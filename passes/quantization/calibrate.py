@@ -37,7 +37,9 @@ class Calibrate(Pass):
 
     batches: what the model is called with, over and over: a tensor, a tuple of positional or a dict of keyword inputs.
         None where only weights are observed.
-    observer: how activation ranges are read from the data; weight_observer: MIN_MAX or MSE, per channel.
+    observer: how activation ranges are read from the data.
+    weight_observer: MIN_MAX or MSE, per channel. None takes MSE for weights of linears of at most 4 bits, where it
+        gains 1 to 2 dB after GPTQ, and MIN_MAX for all others, where it does not.
     convolutions: with OUTPUT, judge ranges that convolutions read by their outputs too, which takes far longer, instead
         of by MSE.
     percentile: for PERCENTILE, the share of values, in percent, that a range holds.
@@ -52,7 +54,7 @@ class Calibrate(Pass):
 
     batches: Iterable[Any] | None = None
     observer: Observer = Observer.MSE
-    weight_observer: Observer = Observer.MIN_MAX
+    weight_observer: Observer | None = None
     percentile: float = 99.99
     pair_safe: bool = False
     convolutions: bool = False
@@ -137,7 +139,8 @@ class Calibrate(Pass):
         assert tensor is not None
         try:
             if kind.symmetric:
-                scale = weight_scales(tensor, axis, kind, self.weight_observer)  # type: ignore[arg-type]
+                observer = self.weight_observer or _observer_of_weight(node, kind)
+                scale = weight_scales(tensor, axis, kind, observer)  # type: ignore[arg-type]
                 if self.pair_safe and kind.bits == 8:
                     scale = pair_safe_scales(tensor, scale, axis)  # type: ignore[arg-type]
                 return scale, torch.zeros(scale.shape, dtype=torch.int32)
@@ -166,6 +169,11 @@ class Calibrate(Pass):
             name = node.name.replace("_observed", "_quantized")
             new = program.call(FAKE_QUANTIZE, arguments, like=source, name=name)
         program.replace(node, new)
+
+
+def _observer_of_weight(node: fx.Node, kind: QuantType) -> Observer:
+    linear = all(user.target is torch.ops.aten.linear.default for user in node.users)
+    return Observer.MSE if linear and kind.bits <= 4 else Observer.MIN_MAX
 
 
 @dataclass

@@ -59,7 +59,7 @@ class Quantize(Sequence):
     scheme: Scheme = INT8
     calibration: Iterable[Any] | None = None
     observer: Observer = Observer.OUTPUT
-    weight_observer: Observer = Observer.MIN_MAX
+    weight_observer: Observer | None = None
     percentile: float = 99.99
     pair_safe: bool = True
     correct_bias: bool = True

@@ -247,3 +247,15 @@ def test_quantize_reads_a_generator_once_and_corrects_with_what_it_kept() -> Non
     assert "corrected" in str(from_list)
     uncorrected = Quantize(calibration=batches, correct_bias=False)(program)
     assert error(program, from_list, batches) > error(program, uncorrected, batches)
+
+
+def test_weights_of_linears_with_few_bits_have_the_scale_of_least_error() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv1d(4, 4, 1), nn.Linear(16, 8)).eval()
+    x = torch.randn(2, 4, 16)
+    for scheme, shrunk in ((W4A8, {"1.weight"}), (INT8, set())):
+        program = Calibrate([x])(InsertFakeQuant(scheme)(trace(model, x)))
+        for name in ("0.weight", "1.weight"):
+            scale = program.tensor(f"quantization.{name.replace('.', '_')}.scale")
+            full = program.tensor(name).detach().abs().flatten(1).amax(1) / scheme.weight.qmax
+            assert bool((scale < full * 0.999).any()) == (name in shrunk)

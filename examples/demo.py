@@ -34,7 +34,6 @@ class Entry:
     name: str
     run: Callable[[Tensor], Tensor]
     bytes: int
-    macs: int
     integer_share: float | None = None
     clock: Clock = Clock.MEASURED
 
@@ -64,7 +63,7 @@ def main(out: str = "build/demo") -> None:
 
 def _float(program: ts.Program) -> Entry:
     cost = program.cost()
-    return Entry("float, torch", program, cost.parameter_bytes, cost.macs)
+    return Entry("float, torch", program, cost.parameter_bytes)
 
 
 def _lowered(target: str, before: ts.Program, after: ts.Program, out: Path, example: Tensor) -> list[Entry]:
@@ -76,7 +75,7 @@ def _lowered(target: str, before: ts.Program, after: ts.Program, out: Path, exam
         artifact.run(example)
         size = sum(artifact.report.files.values())
         share = artifact.report.integer_share
-        entries.append(Entry(f"{kind}, {target}", artifact.run, size, program.cost().macs, share, artifact.clock))
+        entries.append(Entry(f"{kind}, {target}", artifact.run, size, share, artifact.clock))
     return entries
 
 
@@ -88,14 +87,14 @@ def _table(entries: list[Entry], data: digits.Digits, example: Tensor) -> Table:
     title = "digits: one image, one thread; speed against float"
     table = Table(title=title, box=SIMPLE_HEAD, pad_edge=False, caption=warning(e.clock for e in entries))
     table.add_column("what", no_wrap=True)
-    for heading in ("accuracy", "size", "MACs", "int8", "latency", "speed"):
+    for heading in ("accuracy", "size", "int8", "latency", "speed"):
         table.add_column(heading, justify="right", no_wrap=True)
     for entry, score in zip(entries, scores, strict=True):
         found = latencies[entry.name]
         yardstick = f"float, {entry.name.split(', ')[1]}"
         speed = found.speed(latencies[yardstick if yardstick in latencies else entries[0].name])
         table.add_row(
-            f"{entry.name}{entry.clock.mark}", f"{score:.2%}", quantity(entry.bytes, "B"), quantity(entry.macs),
+            f"{entry.name}{entry.clock.mark}", f"{score:.2%}", quantity(entry.bytes, "B"),
             "" if entry.integer_share is None else f"{entry.integer_share:.0%}",
             f"{found.median * 1e3:.2f} ms", "" if speed is None else f"{speed:.2f} x",
         )  # fmt: skip

@@ -121,6 +121,8 @@ PROVOKED: dict[str, Callable[[Path, pytest.MonkeyPatch], object]] = {
     "nothing to calibrate": lambda *_: run(ts.Calibrate([images()]), on=quantize([images()])),
     "skip": lambda *_: run(ts.Quantize(calibration=[images()], skip=("head",))),
     "too small": lambda *_: run(ts.PruneChannels(ts.Macs(0.05), least=0.5)),
+    "budget": lambda *_: ts.compress(program(), calibration=[images()], budget=ts.Budget(macs="0.01x")),
+    "floor": lambda *_: ts.compress(program(), calibration=[images()], budget=ts.Budget(floor="0.99x")),
     "pinned": lambda *_: run(ts.PruneChannels(ts.Macs(0.9), layers=("4.bias",))),
     "no structure": lambda *_: run(ts.Regrow(labelled(), F.cross_entropy)),
     "2:4": lambda *_: run(ts.Sparsify(ts.NM(2, 4)), on=ts.trace(nn.Linear(6, 6), torch.randn(2, 6))),

@@ -86,7 +86,7 @@ class Hls(Backend):
             multiples=Multiples(4, 4),
             patterns=(FastPattern(Block(1, 4, 0.6)), FastPattern(Block(4, 4, 0.8))),
             weight_bits=(8, 6, 4),
-            activation_bits=(8,),
+            activation_bits=(8, 6, 4),
             floats=False,
         )
 

@@ -21,7 +21,6 @@ from .graph import (
     Stream,
     SumPool,
     Window,
-    count_sparse_steps,
     sparse_steps,
 )
 from .orders import run_lanes
@@ -86,17 +85,24 @@ class Process:
     writes: tuple[Wire, ...]
 
     @cached_property
+    def step_count(self) -> int | None:
+        """How many steps the static schedule has where that takes fewer cycles than all blocks; else None."""
+        layer, pe, simd = self.layer, self.fold.pe, self.fold.simd
+        if not isinstance(layer, MatrixVector) or self.fold.streamed:
+            return None
+        rows, columns = layer.weight.shape
+        blocks: int = rows // pe * (columns // simd)
+        if blocks == 1:
+            return None
+        steps = layer.sparse_steps(pe, simd)
+        return steps if sparse_cycles(layer.pixels, steps, columns // simd) < layer.pixels * blocks else None
+
+    @cached_property
     def steps(self) -> list[list[list[int]]] | None:
-        """The static schedule of a matrix-vector unit where that takes fewer cycles than all blocks; else None."""
-        if not isinstance(self.layer, MatrixVector) or self.fold.streamed:
+        """The static schedule of a matrix-vector unit that has one."""
+        if self.step_count is None or not isinstance(self.layer, MatrixVector):
             return None
-        weight = self.layer.weight
-        blocks = weight.shape[0] // self.fold.pe * (weight.shape[1] // self.fold.simd)
-        if blocks == 1 or (weight != 0).all():
-            return None
-        pixels, columns = self.layer.pixels, weight.shape[1] // self.fold.simd
-        sparse = sparse_cycles(pixels, count_sparse_steps(weight, self.fold.pe, self.fold.simd), columns)
-        return sparse_steps(weight, self.fold.pe, self.fold.simd) if sparse < pixels * blocks else None
+        return sparse_steps(self.layer.weight, self.fold.pe, self.fold.simd)
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,13 @@ from tersor.ir.errors import LoweringError
 
 from .design import Design, Fold, choices, design, follows, lanes_in, sparse_cycles
 from .fifos import interval
-from .graph import Depthwise, Geometry, Graph, Layer, MatrixVector, Window, count_sparse_steps, weight_bits
+from .graph import Depthwise, Geometry, Graph, Layer, MatrixVector, Window, weight_bits
 from .parts import USABLE, Part
 from .resources import Resources, estimate, total
 
 _FORMAT = 1
+_KEYS = {"pe", "simd", "streamed", "fabric", "pe_may_be", "simd_may_be"}
+"""What a layer has in the file; the last two are there to be read."""
 _SLACK = 4
 """How many times quicker than asked layers without weights are made: they cost little, and catch up after a pause."""
 
@@ -167,7 +169,7 @@ def _turns(layer: Layer, geometry: Geometry | None, pe: int, simd: int, wanted: 
     rows, columns = layer.weight.shape
     own: int = layer.pixels * (rows // pe) * (columns // simd)
     if own > wanted:
-        own = min(own, sparse_cycles(layer.pixels, count_sparse_steps(layer.weight, pe, simd), int(columns) // simd))
+        own = min(own, sparse_cycles(layer.pixels, layer.sparse_steps(pe, simd), int(columns) // simd))
     return max(own, behind)
 
 
@@ -261,10 +263,18 @@ def _checked(graph: Graph, path: Path, rows: Mapping[str, Mapping[str, Any]]) ->
     for name, layer in layers.items():
         legal = choices(layer)
         pe, simd = (_legal(layer, kind, getattr(legal, kind), rows[name].get(kind, 1)) for kind in ("pe", "simd"))
-        flags = {kind: rows[name].get(kind, False) is True for kind in ("streamed", "fabric")}
+        flags = {kind: _flag(layer, kind, rows[name].get(kind, False)) for kind in ("streamed", "fabric")}
+        if other := sorted(set(rows[name]) - _KEYS):
+            raise LoweringError(f"{name} has no {other[0]!r}", node=layer.node, expected=", ".join(sorted(_KEYS)))
         if flags["streamed"] and not isinstance(layer, MatrixVector):
             raise LoweringError("only matrix-vector units stream weights", node=layer.node, found=name)
         yield name, Fold(pe, simd, **flags)
+
+
+def _flag(layer: Layer, kind: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise LoweringError(f"{layer.name}: {kind} is a flag", node=layer.node, expected="true or false", found=value)
+    return value
 
 
 def _legal(layer: Layer, kind: str, legal: tuple[int, ...], value: Any) -> int:

@@ -10,6 +10,7 @@ import itertools
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
@@ -169,6 +170,16 @@ class MatrixVector(Layer):
         """How many vectors a frame has."""
         columns: int = self.weight.shape[1]
         return self.x.count // columns
+
+    @cached_property
+    def _used(self) -> dict[int, Ints]:
+        return {}
+
+    def sparse_steps(self, pe: int, simd: int) -> int:
+        """How many steps the static schedule has; a search asks for many folds, so blocks are counted once."""
+        if simd not in self._used:
+            self._used[simd] = used_blocks(self.weight, simd)
+        return _longest(self._used[simd], pe)
 
 
 @dataclass(frozen=True)
@@ -379,6 +390,16 @@ def sparse_steps(weight: Ints, pe: int, simd: int) -> list[list[list[int]]]:
 
 def count_sparse_steps(weight: Ints, pe: int, simd: int) -> int:
     """How many steps `sparse_steps` has."""
+    return _longest(used_blocks(weight, simd), pe)
+
+
+def used_blocks(weight: Ints, simd: int) -> Ints:
+    """How many blocks of `simd` weights of each row are not all zero, int64[rows]."""
     rows, columns = weight.shape
-    used = (weight.reshape(rows, columns // simd, simd) != 0).any(axis=2).sum(axis=1)
-    return int(np.maximum(used.reshape(rows // pe, pe).max(axis=1), 1).sum())
+    used: Ints = (weight.reshape(rows, columns // simd, simd) != 0).any(axis=2).sum(axis=1)
+    return used
+
+
+def _longest(used: Ints, pe: int) -> int:
+    """The rows of a fold wait for the one with the most blocks; a fold takes a step at least."""
+    return int(np.maximum(used.reshape(-1, pe).max(axis=1), 1).sum())

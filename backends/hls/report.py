@@ -157,7 +157,7 @@ def _share(process: Process) -> float:
     weight = process.layer.weight
     if is_unrolled(process):
         return np.count_nonzero(weight) / weight.size
-    if process.steps is None:
+    if process.step_count is None:
         return 1.0
     blocks: int = weight.shape[0] // process.fold.pe * (weight.shape[1] // process.fold.simd)
-    return sum(map(len, process.steps)) / blocks
+    return process.step_count / blocks

@@ -134,9 +134,9 @@ def _matrix_vector(process: Process, layer: MatrixVector) -> Resources:
     folds = columns // simd
     if process.fold.streamed:
         return own + memory(x.width, folds) + Resources(lut=600)
-    if process.steps is None:
+    if process.step_count is None:
         return own + memory(x.width, folds) + memory(pe * simd * bits, rows // pe * folds)
-    steps, column = sum(map(len, process.steps)), max(1, (folds - 1).bit_length())
+    steps, column = process.step_count, max(1, (folds - 1).bit_length())
     vectors = [memory(x.width, 2 * folds)] * pe
     return sum(vectors, own + memory(pe * simd * bits + pe * column + 1, steps))
 

@@ -53,9 +53,9 @@ def turns(process: Process) -> int:
     if isinstance(layer, MatrixVector):
         rows, columns = layer.weight.shape
         blocks: int = rows // fold.pe * (columns // fold.simd)
-        if process.steps is None:
+        if process.step_count is None:
             return layer.pixels * blocks
-        return sparse_cycles(layer.pixels, sum(map(len, process.steps)), columns // fold.simd)
+        return sparse_cycles(layer.pixels, process.step_count, columns // fold.simd)
     if isinstance(layer, Window):
         if is_parallel(process):
             return math.prod(layer.geometry.padded) * (layer.x.channels // fold.pe)
@@ -108,10 +108,15 @@ def room(process: Process, pace: int) -> dict[str, int]:
 
 def last_pixel(process: Process) -> int:
     """The cycles that a matrix-vector unit goes on after it read the last beat of a frame; 0 for others."""
-    if not isinstance(process.layer, MatrixVector):
+    layer, fold = process.layer, process.fold
+    if not isinstance(layer, MatrixVector):
         return 0
-    plan = schedule(process)
-    return plan.turns - 1 - int(plan.reads[0][-1])
+    rows, columns = layer.weight.shape
+    blocks: int = columns // fold.simd
+    if process.step_count is None:
+        return int(rows // fold.pe - 1) * blocks
+    steps: int = process.step_count
+    return steps if layer.pixels == 1 else max(steps, blocks) + steps - blocks
 
 
 def stride_lines(process: Process) -> int:

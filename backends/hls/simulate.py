@@ -27,7 +27,8 @@ from .toolchain import SIMULATION, compile_program, has_compiler
 LATENCY = 4
 """Cycles from a turn's reads to its writes: the registers of a unit. An assumption; synthesis decides."""
 UNBOUNDED = 1 << 62
-_FRAMES = 3
+_FRAMES = 5
+"""So many that what is quicker than the slowest process has caught up, and the last interval is that of all others."""
 _STUCK = 5
 """The exit status of the compiled simulation that says so."""
 
@@ -155,9 +156,14 @@ def simulate(design: Design, depths: Mapping[str, int], frames: int = _FRAMES, c
 
 
 def _interval(channels: list[Channel], frames: int) -> int:
-    """Cycles from the last frame but one to the last, of the stream where these are most: others still catch up."""
-    ends = [(channel.read, len(channel.read) // frames) for channel in channels if len(channel.read)]
-    return max(int(read[-1]) - (int(read[-1 - beats]) if frames > 1 else 0) for read, beats in ends)
+    """Cycles from frame to frame of the slowest stream, the median over the frames: others take its pace late.
+
+    Streams beside the slowest process may be quicker, or irregular, until what they hold is used up.
+    """
+    if frames == 1:
+        return max((int(channel.read[-1]) for channel in channels if len(channel.read)), default=0)
+    ends = [np.asarray(channel.read).reshape(frames, -1)[:, -1] for channel in channels if len(channel.read)]
+    return max((int(np.sort(np.diff(end))[(frames - 2) // 2]) for end in ends), default=0)
 
 
 def _run(actors: list[Actor], channels: list[Channel], frames: int) -> bool:

@@ -16,10 +16,11 @@ from tersor.backends.hls.fifos import size_fifos
 from tersor.backends.hls.folding import fastest, fold_for, for_cycles, from_json, to_json
 from tersor.backends.hls.graph import Graph, MatrixVector, count_sparse_steps, sparse_steps
 from tersor.backends.hls.parts import PARTS, Part, find_part
-from tersor.backends.hls.schedule import schedule, turns
+from tersor.backends.hls.schedule import last_pixel, schedule, turns
 from tersor.backends.hls.simulate import Deadlock, simulate
 from tersor.ir.errors import LoweringError
 
+from .architectures import ARCHITECTURES
 from .models import DsCnn, ResNet, graph_of, jet_tagger, quantized
 
 
@@ -29,11 +30,15 @@ def graph(name: str) -> Graph:
         return graph_of(quantized(jet_tagger(), (1, 16)))
     if name == "wide":
         return graph_of(quantized(nn.Sequential(nn.Linear(512, 256), nn.ReLU(), nn.Linear(256, 8)), (1, 512)))
+    if name in ARCHITECTURES:
+        make, shape = ARCHITECTURES[name]
+        return graph_of(quantized(make(), shape))
     model = ResNet(4) if name == "residual" else DsCnn(6, 1)
     return graph_of(quantized(model, (1, 3, 12, 12) if name == "residual" else (1, 1, 49, 10)))
 
 
 MODELS = ("mlp", "residual", "depthwise")
+MOVING = ("shuffled", "mixed along positions", "resized", "moved")
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -48,7 +53,7 @@ def test_the_fastest_fits_and_is_legal(name: str, part: str) -> None:
             assert fold.simd in legal.simd
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", MODELS + MOVING)
 @pytest.mark.parametrize("share", [1, 7, 60])
 def test_cycles_by_formula_are_those_of_the_simulation(name: str, share: int) -> None:
     """Within 1 %, however parallel it is; every stream is read as often as it is written."""
@@ -60,6 +65,8 @@ def test_cycles_by_formula_are_those_of_the_simulation(name: str, share: int) ->
         beats = [wire.beats for wire in (*process.reads, *process.writes)]
         assert [len(places) for places in (*plan.reads, *plan.writes)] == beats
         assert all((np.diff(places) > 0).all() for places in (*plan.reads, *plan.writes))
+        if isinstance(process.layer, MatrixVector):
+            assert last_pixel(process) == plan.turns - 1 - plan.reads[0][-1]
     found = size_fifos(made)
     assert abs(found.timing.interval - found.formula) <= 0.01 * found.formula
     assert found.timing.latency >= max(map(turns, made.processes))
@@ -154,6 +161,8 @@ def test_what_does_not_divide_is_refused_with_the_nearest(tmp_path: Path) -> Non
         lambda document: document.pop("layers"),
         lambda document: next(iter(document["layers"].values())).update(simd=0),
         lambda document: next(iter(document["layers"].values())).update(simd="four"),
+        lambda document: next(iter(document["layers"].values())).update(simdd=4),
+        lambda document: next(iter(document["layers"].values())).update(streamed="yes"),
     ],
 )
 def test_a_damaged_folding_is_refused(change: object, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ PASSES: Registry[Pass] = Registry(
         "born_again": "tersor.passes.training.born_again:BornAgain",
         "calibrate": "tersor.passes.quantization.calibrate:Calibrate",
         "canonicalize": "tersor.passes.canonical.canonicalize:Canonicalize",
+        "convolve_batch_norm": "tersor.passes.rewriting.convolve_batchnorm:ConvolveBatchNorm",
         "correct_bias": "tersor.passes.quantization.correct_bias:CorrectBias",
         "decompose": "tersor.passes.rewriting.decompose:Decompose",
         "equalize_layers": "tersor.passes.quantization.equalize_layers:EqualizeLayers",

@@ -11,6 +11,7 @@ from tersor.ir.stage import Stage
 
 from ..base import Pass, Promise, Sequence
 from ..canonical.canonicalize import Canonicalize
+from ..rewriting.convolve_batchnorm import ConvolveBatchNorm
 from ..rewriting.expand_attention import ExpandAttention
 from ..rewriting.fold_batchnorm import FoldBatchNorm
 from .calibrate import Calibrate
@@ -86,7 +87,7 @@ class Quantize(Sequence):
         choices = (equalize_reason, smoothing if smooth else "no smoothing: not asked for", rounding_reason)
         steps: list[Pass] = [Canonicalize(), ExplainChoices(choices), FoldBatchNorm()]
         if self.coverage is Coverage.EVERYTHING:
-            steps.append(ExpandAttention())
+            steps += [ConvolveBatchNorm(), ExpandAttention()]
         if equalize:
             steps.append(EqualizeLayers())
         if smooth:

@@ -19,27 +19,45 @@ VIT = ts.Training(epochs=3, learning_rate=3e-4, warmup=0.1, clip_norm=1.0, progr
 LANGUAGE = ts.Training(steps=40, learning_rate=3e-4, warmup=0.1, clip_norm=1.0, progress=False)
 
 
+SCHEMES = {"INT8": ts.INT8, "W4A8": ts.W4A8}
+
+
+def vision(seed: int) -> dict[str, float]:
+    """Accuracies in percent of one seed: in float, and rounded and trained in each scheme."""
+    model = digits_vit(seed)
+    found = {"float": 100 * model.score}
+    for name, scheme in SCHEMES.items():
+        found[f"{name} PTQ"] = 100 * rounded(model, scheme)
+        found[f"{name} QAT"] = 100 * trained(model, scheme, VIT)
+    return found
+
+
+def language(seed: int) -> dict[str, float]:
+    """Bits a byte of one seed: in float, and rounded and trained with weights of 4 bits."""
+    model = byte_language_model(seed)
+    return {
+        "float": model.score,
+        "PTQ": rounded(model, ts.W4A8),
+        "QAT": trained(model, ts.W4A8, LANGUAGE),
+    }
+
+
 def run(quick: bool) -> list[Row]:
     """Rows of the vision transformer, then of the language model."""
     torch.set_num_threads(1)
     seeds = SEEDS[:1] if quick else SEEDS
-    return [*_vision(seeds), *_language(seeds)]
+    return rows([vision(seed) for seed in seeds], [language(seed) for seed in seeds])
 
 
-def _vision(seeds: tuple[int, ...]) -> list[Row]:
-    models = [digits_vit(seed) for seed in seeds]
-    exact = [100 * m.score for m in models]
-    rows = []
-    for name, scheme in (("INT8", ts.INT8), ("W4A8", ts.W4A8)):
-        after = [100 * rounded(m, scheme) for m in models]
-        ours = [100 * trained(m, scheme, VIT) for m in models]
-        rows.append(beside_float(f"ViT, QAT {name}", ours, exact, after))
-    return rows
-
-
-def _language(seeds: tuple[int, ...]) -> list[Row]:
-    models = [byte_language_model(seed) for seed in seeds]
-    after = [rounded(m, ts.W4A8) for m in models]
-    ours = [trained(m, ts.W4A8, LANGUAGE) for m in models]
-    note = f"float {', '.join(f'{m.score:.4g}' for m in models)}; lower is better"
-    return [row("language model, QAT W4A8", ours, "bits/byte", without=after, name="PTQ", note=note)]
+def rows(vision: list[dict[str, float]], language: list[dict[str, float]]) -> list[Row]:
+    """The table, from the figures of each seed."""
+    images, text = (
+        {name: [seed[name] for seed in found] for name in found[0]} for found in (vision, language)
+    )  # fmt: skip
+    table = [
+        beside_float(f"ViT, QAT {name}", images[f"{name} QAT"], images["float"], images[f"{name} PTQ"])
+        for name in SCHEMES
+    ]
+    note = f"float {', '.join(f'{value:.4g}' for value in text['float'])}; lower is better"
+    table.append(row("language model, QAT W4A8", text["QAT"], "bits/byte", without=text["PTQ"], name="PTQ", note=note))
+    return table

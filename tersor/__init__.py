@@ -78,7 +78,9 @@ from .lowering import load, load_onnx, lower
 from .precision_search import LayerLatency, WeightBytes, search_precision
 from .recipe import load_recipe
 from .recipe_text import save_recipe
-from .sweeps import Grid, Sweep, sweep
+from .sweeps.settings import Grid
+from .sweeps.sweep import sweep
+from .sweeps.table import Sweep
 
 __version__ = "0.1.0"
 

@@ -14,7 +14,7 @@ from .folding import Choice
 from .graph import Depthwise, MatrixVector, acc_bits, weight_bits
 from .parts import USABLE, Part
 from .requantizer import Requantizer
-from .resources import CALIBRATION, Resources, estimate, total
+from .resources import CALIBRATION, ESTIMATES, Resources, estimate, total
 from .schedule import turns
 
 _KINDS = ("lut", "dsp", "bram")
@@ -78,7 +78,7 @@ class DesignReport:
     def to_json(self) -> str:
         """`report.json`."""
         derived = {"frames_per_second": self.frames_per_second, "latency_ms": self.latency_ms, "shares": self.shares()}
-        return json.dumps({**asdict(self), **derived, "estimates": ["lut", "dsp", "bram", "clock"]}, indent=1)
+        return json.dumps({**asdict(self), **derived, "estimates": ESTIMATES}, indent=1)
 
     def shares(self) -> dict[str, float]:
         """What it takes of the part."""
@@ -100,7 +100,8 @@ class DesignReport:
             f"                  a design may take {usable}",
             "",
         ]
-        return "\n".join([*head, *self._table(), ""])
+        basis = [f"  {name.ljust(8)}{text}" for name, text in ESTIMATES.items()]
+        return "\n".join([*head, *self._table(), "", "All of this is estimated:", *basis, ""])
 
     def _table(self) -> list[str]:
         titles = ["layer", "kind", "pe", "simd", "cycles", "bits in/w/acc/out", "mult", "fifo", "share", *_KINDS]

@@ -33,10 +33,21 @@ from .graph import (
 from .orders import loops
 from .requantizer import Form, Requantizer, signed_bits, signed_digits
 from .schedule import is_parallel, ring
+from .simulate import LATENCY
 from .source import offset_bits
 from .storage import Storage, fifo_storage, storage_of
 
 CALIBRATION = "uncalibrated: formulas only, no synthesis has run"
+ESTIMATES = {
+    "cycles": "by the schedule of the kernels; their cycle-level simulation gives interval and latency",
+    "latency": f"assumes {LATENCY} cycles from a unit's reads to its writes",
+    "fifo": "depths held in the simulation, at those latencies",
+    "lut": "by formula, uncalibrated: expect a factor of two",
+    "dsp": "by the widths of products, uncalibrated: the tool may share or split them",
+    "bram": "by widths and depths of memories, uncalibrated: close where pragmas are followed",
+    "clock": "what is usual for the part; no timing was closed",
+}
+"""What each figure of a report rests on."""
 _BLOCKS = ((36, 512), (18, 1024), (9, 2048), (4, 4096), (2, 8192), (1, 16384))
 """Widths and depths of a memory block of 18 Kb."""
 _CONTROL = 80

@@ -33,6 +33,7 @@ from .trained.digits_vit import Layer
 
 NAIVE: dict[str, Any] = {
     "observer": Observer.MIN_MAX,
+    "weight_observer": Observer.MIN_MAX,
     "smooth": False,
     "equalize": False,
     "round_weights": False,

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import training_data_free, training_distillation, training_pruning, training_quantization
+from benchmarks import per_channel, training_data_free, training_distillation, training_pruning, training_quantization
 from benchmarks.__main__ import NAMES, chosen, main
 from benchmarks.claims import post_training, run, table
 from benchmarks.claims.claim import Claim, Figure, at_least, at_most
@@ -273,11 +273,12 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
     caches = (
         training_quantization.cnn, training_pruning.model, training_distillation.teacher, training_distillation.student,
-        training_data_free.teacher, training_data_free.student,
+        training_data_free.teacher, training_data_free.student, per_channel.depthwise, per_channel.residual,
     )  # fmt: skip
     monkeypatch.setattr(trained, "FOLDER", tmp_path)
-    for module in (training_quantization, training_pruning, training_distillation, training_data_free):
+    for module in (training_quantization, training_pruning, training_distillation, training_data_free, per_channel):
         monkeypatch.setattr(module, "digits_cnn", tiny)
+    monkeypatch.setattr(per_channel, "digits_mobile", tiny)
     for cache in caches:
         cache.cache_clear()
     yield
@@ -303,10 +304,10 @@ def test_training_claims(number: int) -> None:
 @pytest.mark.usefixtures("small")
 def test_claim_2_is_what_the_benchmark_measures() -> None:
     """The loss is float's accuracy less that of the quantized program, both scored here."""
-    model = training_quantization.cnn(0)
+    model = per_channel.residual(0)
     found = post_training.one(0, True)
-    assert found["CNN"] == pytest.approx(100 * model.score)
-    assert check(2)[0].measured[0] == pytest.approx(found["CNN"] - found["CNN INT8"])
+    assert found["ResNet-8"] == pytest.approx(100 * model.score)
+    assert check(2)[0].measured[0] == pytest.approx(found["ResNet-8"] - found["ResNet-8 INT8"])
 
 
 def test_claim_8(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

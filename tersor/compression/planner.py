@@ -26,6 +26,9 @@ _TRIALS = 6
 _CLOSE = 0.9
 """A route is driven until it takes at least so much of what it may."""
 
+_COMPARED = 3
+"""Routes that meet the limits are compared before one is trained, so many at a time."""
+
 _LADDER = (0.8, 0.6, 0.45, 0.33, 0.24, 0.17, 0.12, 0.08)
 """Shares of multiply-accumulates that are tried in turn where nothing but a floor is given."""
 
@@ -96,7 +99,7 @@ class Planner:
                 continue
             found.reason = f"meets {self._limits_text()}, untrained"
             feasible.append(found)
-            if route == Plan() or not self._compares(feasible):
+            if route == Plan() or len(feasible) == _COMPARED:
                 taken = self._keeping_floor(feasible, below)
                 if taken is not None:
                     return taken
@@ -105,10 +108,6 @@ class Planner:
         if taken is not None:
             return taken
         raise self._impossible(below)
-
-    def _compares(self, feasible: list[Attempt]) -> bool:
-        """Whether another route is worth looking at before one is trained: there is a metric to compare them by."""
-        return self.attempts.gauge.evaluate is not None and len(feasible) < 3
 
     def _keeping_floor(self, feasible: list[Attempt], below: list[Attempt]) -> Attempt | None:
         """The first of them, the best untrained first, that keeps the floor once it is tuned."""
@@ -126,8 +125,11 @@ class Planner:
         return None
 
     def _by_metric(self, feasible: list[Attempt]) -> list[Attempt]:
-        if self.attempts.gauge.evaluate is None or len(feasible) < 2:
+        """The best untrained first: by the metric, or by how near the outputs are to the model's without one."""
+        if len(feasible) < 2:
             return feasible
+        if self.attempts.gauge.evaluate is None:
+            return sorted(feasible, key=lambda attempt: -_exactness(attempt))
         scored = [self.attempts.run(attempt.plan) for attempt in feasible]
         sign = 1 if self.better is Better.HIGHER else -1
         return sorted(scored, key=lambda attempt: -sign * (attempt.metric or -math.inf * sign))
@@ -372,3 +374,10 @@ class Planner:
 
     def _relax(self) -> str:
         return f"relax {' or '.join(self.limits)}, or begin from a smaller model (student=)"
+
+
+def _exactness(attempt: Attempt) -> float:
+    """The SQNR in dB of an attempt's outputs against those of the model."""
+    rows = () if attempt.result is None else attempt.result.report.rows
+    found = next((row.sqnr_total for row in reversed(rows) if row.sqnr_total is not None), None)
+    return -math.inf if found is None else found

@@ -10,7 +10,7 @@ import numpy as np
 from tersor.backends.hls.design import Design, Fold, choices, design, follows
 from tersor.backends.hls.fifos import Fifos, size_fifos
 from tersor.backends.hls.folding import fastest, for_cycles
-from tersor.backends.hls.graph import Graph, MatrixVector
+from tersor.backends.hls.graph import Graph, Layer, MatrixVector
 from tersor.backends.hls.parts import PARTS
 from tersor.backends.hls.resources import estimate, total
 from tersor.passes.pruning.prune_channels import PruneChannels
@@ -77,7 +77,7 @@ def _taken(made: Design, found: Fifos) -> str:
 def _zeroed(graph: Graph, share: float) -> Graph:
     """The same with that share of the blocks of every matrix zero, as many in each row."""
     random = np.random.default_rng(0)
-    layers = []
+    layers: list[Layer] = []
     for layer in graph.layers:
         if isinstance(layer, MatrixVector) and layer.weight.shape[1] % _BLOCK == 0:
             rows, columns = layer.weight.shape

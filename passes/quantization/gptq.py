@@ -39,7 +39,8 @@ class GPTQ(Pass):
         ones see what earlier ones give after rounding; the data is run once for each lot.
     bits: only weights of at most so many.
 
-    Convolutions are taken as products with patches; those in groups are left as they are.
+    Convolutions are taken as products with patches; those in groups are left as they are. Zeros that the program
+    promises stay, and their neighbours take up what they would have (Frantar and Alistarh 2023, arXiv:2301.00774).
 
     Raises CalibrationError where data is missing, empty or not finite.
     """
@@ -161,8 +162,8 @@ def round_together(grid: WeightGrid, gram: Tensor, damping: float) -> Tensor:
     """
     order = gram.diagonal().argsort(descending=True)
     factor = _inverse_factor(gram[order][:, order], damping).float()
-    left = grid.weight[:, order].clone()
-    ordered = WeightGrid(left, grid.scale[:, order], grid.zero_point[:, order], grid.quant_min, grid.quant_max)
+    ordered = grid.by_column(order)
+    left = ordered.weight.clone()
     result = torch.empty_like(left)
     columns = left.shape[1]
     for start in range(0, columns, _COLUMNS):

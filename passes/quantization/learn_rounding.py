@@ -184,7 +184,8 @@ class _Rounding(Task):
         zero = grid.zero_point
         steps = (self.below[node] + part + zero).clamp(grid.quant_min, grid.quant_max) - zero
         shape = self.program.constant(node.args[0]).shape  # type: ignore[union-attr]  # a weight is a constant
-        return (steps * grid.scale).reshape(shape)
+        values = steps * grid.scale
+        return (values if grid.zeros is None else values.masked_fill(grid.zeros, 0.0)).reshape(shape)
 
 
 def _part(variable: Tensor) -> Tensor:

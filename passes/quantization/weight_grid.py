@@ -26,6 +26,7 @@ class WeightGrid:
     """A weight as float32[rows, columns], rows being output channels, with the grid of each of its values.
 
     scale, zero_point: float32 and int32, of the weight's shape as a matrix or broadcast to it.
+    zeros: bool[rows, columns], the zeros that the program promises; None where it promises none. They stay.
     """
 
     weight: Tensor
@@ -33,11 +34,19 @@ class WeightGrid:
     zero_point: Tensor
     quant_min: int
     quant_max: int
+    zeros: Tensor | None = None
 
     def rounded(self, values: Tensor, columns: slice | int = slice(None)) -> Tensor:
         """Values of some columns on their grids."""
         scale, zero = self.scale[:, columns], self.zero_point[:, columns]
-        return (torch.round(values / scale).add_(zero).clamp_(self.quant_min, self.quant_max) - zero) * scale
+        found = (torch.round(values / scale).add_(zero).clamp_(self.quant_min, self.quant_max) - zero) * scale
+        return found if self.zeros is None else found.masked_fill_(self.zeros[:, columns], 0.0)
+
+    def by_column(self, order: Tensor) -> WeightGrid:
+        """The same with its columns in another order."""
+        zeros = None if self.zeros is None else self.zeros[:, order]
+        moved = (part[:, order] for part in (self.weight, self.scale, self.zero_point))
+        return WeightGrid(*moved, self.quant_min, self.quant_max, zeros)
 
     @classmethod
     def of(cls, program: Program, quantizer: fx.Node) -> WeightGrid:
@@ -51,12 +60,14 @@ class WeightGrid:
             scale, zero = (along(part, axis, weight.dim()).expand_as(weight) for part in (scale, zero))
         low, high = (int(bound) for bound in quantizer.args[-2:])  # type: ignore[arg-type]  # by its schema
         rows = weight.shape[0]
+        promised = str(quantizer.args[0].target) in program.sparsity  # type: ignore[union-attr]  # a constant
         return cls(
             weight.float().reshape(rows, -1),
             scale.float().reshape(rows, -1),
             zero.to(torch.int32).reshape(rows, -1),
             low,
             high,
+            weight.reshape(rows, -1) == 0 if promised else None,
         )
 
 

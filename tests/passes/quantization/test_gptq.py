@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from typing import Any
 
@@ -14,11 +15,15 @@ from tersor.ir.errors import CalibrationError, PassError
 from tersor.ir.operators import FAKE_QUANTIZE
 from tersor.ir.program import Program
 from tersor.ir.quantization import W4A8
+from tersor.ir.sparsity import NM, Block, Pattern, Unstructured
+from tersor.ir.verifier import verify
 from tersor.passes.quantization.calibrate import Calibrate
 from tersor.passes.quantization.gptq import GPTQ, better_rounding, output_error, round_together
 from tersor.passes.quantization.insert_fake_quant import InsertFakeQuant
 from tersor.passes.quantization.insert_weight_blocks import InsertWeightBlocks
+from tersor.passes.quantization.learn_rounding import LearnRounding
 from tersor.passes.quantization.weight_grid import WeightGrid, input_rows, quantized_layers
+from tersor.passes.sparsity.sparsify import Sparsify
 
 DAMPING = 0.01
 
@@ -54,6 +59,18 @@ def solved_anew(grid: WeightGrid, gram: Tensor) -> Tensor:
 def test_it_gives_what_solving_anew_after_each_column_gives(seed: int) -> None:
     grid, gram = problem(seed)
     assert torch.allclose(round_together(grid, gram, DAMPING), solved_anew(grid, gram), atol=1e-5)
+
+
+@pytest.mark.parametrize("seed", [0, 2, 3])
+def test_promised_zeros_stay_and_the_others_take_up_what_they_would_have(seed: int) -> None:
+    grid, gram = problem(seed, columns=24, bits=5)
+    zeros = torch.rand(grid.weight.shape, generator=torch.Generator().manual_seed(seed)) < 0.5
+    grid = dataclasses.replace(grid, weight=grid.weight.masked_fill(zeros, 0), zeros=zeros)
+    found = round_together(grid, gram, DAMPING)
+    assert torch.allclose(found, solved_anew(grid, gram), atol=1e-5)
+    assert not found[zeros].any()
+    free = round_together(dataclasses.replace(grid, zeros=None), gram, DAMPING)
+    assert free[zeros].any(), "without a promise they move, so that the case is one"
 
 
 def test_lots_of_columns_change_nothing() -> None:
@@ -128,6 +145,21 @@ def test_rows_of_convolutions_are_what_the_filters_meet(rank: int) -> None:
     expected = layer(x)
     products = (rows @ layer.weight.flatten(1).T + layer.bias).unflatten(0, (2, -1)).transpose(1, 2)
     assert torch.allclose(products.reshape(expected.shape), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("pattern", [Unstructured(0.5), NM(2, 4), Block(2, 1, 0.5)])
+@pytest.mark.parametrize("kind", [GPTQ, LearnRounding])
+def test_sparse_weights_stay_sparse_as_promised(pattern: Pattern, kind: type[GPTQ | LearnRounding]) -> None:
+    torch.manual_seed(0)
+    mixing = torch.randn(32, 32)
+    batches = [torch.randn(16, 32) @ mixing for _ in range(3)]
+    program = trace(nn.Sequential(nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 8)).eval(), (batches[0],))
+    sparse = Sparsify(pattern)(program)
+    quantized = Calibrate(batches)(InsertFakeQuant(W4A8)(sparse))
+    rounded = kind(batches)(quantized)
+    assert rounded.history[-1].notes != quantized.history[-1].notes
+    assert rounded.sparsity
+    verify(rounded)
 
 
 @pytest.mark.parametrize("memory", [1, 1 << 28])

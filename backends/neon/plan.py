@@ -201,8 +201,11 @@ class Planner:
         """Write a value into a buffer of its shape, whose channels lie along `axis`."""
         if self._converted(elements, axis, target):
             return
-        for value in np.unique(filled_with(elements[elements < 0])):
+        constants = np.unique(filled_with(elements[elements < 0]))
+        for value in constants:
             self.steps.append(Fill(target.name, (), Walk.whole(target), int(value)))
+        if constants.size and target.layout.border != NO_BORDER:  # that filled its border too
+            self.steps.append(Fill(target.name, (), Walk.whole(target), target.fill, True))
         bases = np.array([buffer.base for buffer in self.buffers])
         owners = np.where(elements < 0, -1, np.searchsorted(bases, elements, side="right") - 1)
         sources = [self.buffers[index] for index in np.unique(owners) if index >= 0]

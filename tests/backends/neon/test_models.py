@@ -265,3 +265,13 @@ def test_a_batch_of_images(machines: Machines, tmp_path: Path) -> None:
         Branches(), nn.Conv2d(9, 8, 3, 2, 1), nn.AvgPool2d(2, 1, 1), nn.Sigmoid(), nn.Flatten(), nn.Linear(160, 5)
     )
     assert_same_bits(program := quantized(model, sample), lower(program, tmp_path), machines, tuple(CPUS), sample)
+
+
+@pytest.mark.emulated
+def test_a_pool_over_what_was_padded(machines: Machines, tmp_path: Path) -> None:
+    """The pad's value stands inside of the border, in which a maximum wants the least one."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 7, 3, padding=1), nn.ZeroPad2d((2, 1, 0, 1)), nn.MaxPool2d(3, 1, 1))
+    sample = (torch.randn(1, 1, 9, 5) - 3,)
+    program = quantized(model, sample)
+    assert_same_bits(program, lower(program, tmp_path, ("i8mm",)), machines, ("i8mm",), sample)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, fx
@@ -44,9 +44,13 @@ class WeightGrid:
 
     def by_column(self, order: Tensor) -> WeightGrid:
         """The same with its columns in another order."""
-        zeros = None if self.zeros is None else self.zeros[:, order]
-        moved = (part[:, order] for part in (self.weight, self.scale, self.zero_point))
-        return WeightGrid(*moved, self.quant_min, self.quant_max, zeros)
+        return replace(
+            self,
+            weight=self.weight[:, order],
+            scale=self.scale[:, order],
+            zero_point=self.zero_point[:, order],
+            zeros=None if self.zeros is None else self.zeros[:, order],
+        )
 
     @classmethod
     def of(cls, program: Program, quantizer: fx.Node) -> WeightGrid:

@@ -54,6 +54,8 @@ def _reason(program: Program, node: fx.Node) -> str | None:
         return f"{operator_of(node)} is not in the library"
     if isinstance(node.meta.get(KEY), torch.SymInt):
         return "a size is computed while the model runs"
+    if operator_of(node) == "int_conv" and node.meta[KEY].dim() == _VOLUME:
+        return "convolutions over three dimensions are not in the library"
     return _accumulator_reason(node) if node.target in ACCUMULATORS else None
 
 

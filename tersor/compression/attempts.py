@@ -24,7 +24,7 @@ from .plan import Ingredients, Plan
 
 @dataclass
 class Attempt:
-    """A plan that was tried. measured: None where it failed, and `error` says how."""
+    """A plan that was tried. measured: None where it failed, and `failure` says how."""
 
     plan: Plan
     measured: Measured | None = None
@@ -32,13 +32,18 @@ class Attempt:
     result: PipelineResult | None = None
     recorder: Recorder | None = None
     reason: str = ""
-    error: str = ""
+    failure: LoweringError | PassError | None = None
     chosen: bool = False
 
     @property
     def metric(self) -> float | None:
         """Its metric, where it was measured."""
         return None if self.measured is None else self.measured.metric
+
+    @property
+    def error(self) -> str:
+        """What went wrong; empty where nothing did."""
+        return "" if self.failure is None else str(self.failure)
 
 
 @dataclass
@@ -70,7 +75,7 @@ class Attempts:
         except (LoweringError, PassError) as error:
             if score and plan.tuned and not isinstance(error, LoweringError):
                 raise
-            attempt.error = str(error)
+            attempt.failure = error
         self.tried = [*(known for known in self.tried if known.plan != plan), attempt]
         return attempt
 

@@ -162,8 +162,8 @@ class Planner:
 
     def _taken(self, attempt: Attempt | Plan, reason: str) -> Attempt:
         found = self.attempts.run(attempt) if isinstance(attempt, Plan) else attempt
-        if found.error:
-            raise BudgetError("the model cannot be compressed for this target", found=found.error)
+        if found.failure is not None:
+            raise found.failure
         found.chosen, found.reason = True, reason
         return found
 

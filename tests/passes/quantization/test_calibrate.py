@@ -207,7 +207,7 @@ def test_corrected_biases_give_each_channel_the_float_mean() -> None:
     A quarter more allows for values that fall on the other side of a tie when the biases before it moved.
     """
     program, batches = chain()
-    plain = Calibrate(batches)(InsertFakeQuant(W4A8)(program))
+    plain = Calibrate(batches, weight_observer=Observer.MIN_MAX)(InsertFakeQuant(W4A8)(program))
     corrected = CorrectBias(batches)(plain)
     with torch.no_grad():
         exact = torch.cat([program(b) for b in batches])

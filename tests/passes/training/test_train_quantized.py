@@ -129,7 +129,8 @@ def test_without_a_teacher_it_trains_on_the_targets(learned: ts.Program) -> None
 
 def test_the_float_program_is_the_teacher_by_default(learned: ts.Program) -> None:
     """Without any loss on targets, only the teacher can bring back what two bits cost."""
-    rounded = ts.PassManager([ts.Quantize(W2A4, calibration=[X])]).run(learned).program
+    plain = ts.Quantize(W2A4, calibration=[X], weight_observer=ts.Observer.MIN_MAX)
+    rounded = ts.PassManager([plain]).run(learned).program
     step = TrainQuantized(ts.ShuffledBatches(X, size=32), None, W2A4, training=TRAINING)
     trained = ts.PassManager([step]).run(learned).program
 

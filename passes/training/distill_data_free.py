@@ -77,7 +77,7 @@ class DistillDataFree(Pass):
     temperature: float = 4.0
     statistics: float = 5.0
     smooth: float = 0.01
-    rivalry: float = 0.1
+    rivalry: float = 0.3
 
     def __post_init__(self) -> None:
         for name in ("samples", "size"):

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tersor.ir.errors import CalibrationError, PassError
 from tersor.ir.program import Program
-from tersor.ir.sparsity import Pattern, Unstructured
+from tersor.ir.sparsity import Block, Pattern, Unstructured
 
 from ..pruning.gathering import Loss, gradients, require_data
 from .layers import Layer, second_moments
@@ -136,9 +136,12 @@ class SparseGPT(WeightCriterion):
         return as_matrix(layer.weight).double().square() * rows
 
     def sparsify(self, layer: Layer, pattern: Pattern, gathered: Any) -> Tensor:
-        """Each group of rows with its own Hessian."""
+        """Each group of rows with its own Hessian. Where blocks reach over groups, the rest makes up for nothing."""
         moments = _of(gathered, layer)
-        parts = as_matrix(layer.weight).chunk(len(moments))
+        matrix = as_matrix(layer.weight)
+        if isinstance(pattern, Block) and len(moments) > 1 and len(matrix) // len(moments) % pattern.rows:
+            return super().sparsify(layer, pattern, gathered)
+        parts = matrix.chunk(len(moments))
         updated = [
             optimal_update(part, moment, pattern, self.block, self.damping)
             for part, moment in zip(parts, moments, strict=True)

@@ -305,3 +305,15 @@ def test_errors(program: ts.Program) -> None:
         ts.Regrow(batches(), LOSS)(program)
     with pytest.raises(ts.TersorError, match="not finite"):
         ts.Sparsify(NM(2, 4), ts.Wanda([torch.full((8, 4, 8, 8), float("nan"))]))(program)
+
+
+@pytest.mark.parametrize("pattern", [Block(2, 8, 0.5), Block(4, 4, 0.3), Block(1, 4, 0.5), Unstructured(0.4)])
+def test_blocks_that_reach_over_groups_keep_their_promise(pattern: Pattern) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 24, 8, 8)
+    depthwise = nn.Conv2d(24, 24, 3, padding=1, groups=24)
+    program = ts.trace(nn.Sequential(depthwise, nn.ReLU(), nn.Conv2d(24, 6, 3, groups=2)).eval(), (x,))
+    sparse = ts.PassManager([ts.Sparsify(pattern, ts.SparseGPT([x]))]).run(program).program
+    for name in ("0.weight", "2.weight"):
+        assert pattern.violation(sparse.tensor(name)) is None
+        assert sparse.tensor(name).any()

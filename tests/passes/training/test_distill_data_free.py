@@ -93,7 +93,7 @@ def test_a_student_learns_from_it(teacher: ts.Program, source: Source) -> None:
     learned = ts.PassManager([step]).run(student).program
     before, after = (networks.accuracy(program(TEST_X), TEST_Y) for program in (student, learned))
     assert networks.accuracy(teacher(TEST_X), TEST_Y) > 0.85
-    assert after > max(0.65, before + 0.2)
+    assert after > max(0.6, before + 0.2)
 
 
 def test_a_quantized_program_is_taught_by_its_float_self_without_data(teacher: ts.Program) -> None:

@@ -89,11 +89,11 @@ def test_synthesized_inputs_look_to_the_teacher_like_its_data(teacher: ts.Progra
 @pytest.mark.parametrize("source", list(Source))
 def test_a_student_learns_from_it(teacher: ts.Program, source: Source) -> None:
     student = reinitialized(teacher, seed=1)
-    step = DistillDataFree(teacher, source, samples=256, size=32, training=STUDENT, synthesis=QUICK)
+    step = DistillDataFree(teacher, source, samples=512, size=32, training=STUDENT, synthesis=QUICK)
     learned = ts.PassManager([step]).run(student).program
     before, after = (networks.accuracy(program(TEST_X), TEST_Y) for program in (student, learned))
     assert networks.accuracy(teacher(TEST_X), TEST_Y) > 0.85
-    assert after > max(0.6, before + 0.2)
+    assert after > max(0.65, before + 0.2)
 
 
 def test_a_quantized_program_is_taught_by_its_float_self_without_data(teacher: ts.Program) -> None:

@@ -8,7 +8,7 @@ import torch
 
 aten = torch.ops.aten
 
-SELECTIONS = (
+MOVEMENTS = (
     aten.reshape.default,
     aten.flatten.using_ints,
     aten.unflatten.int,
@@ -24,25 +24,30 @@ SELECTIONS = (
     aten.slice.Tensor,
     aten.select.int,
     aten.index_select.default,
-    aten.index.Tensor,
-    aten.gather.default,
     aten.flip.default,
     aten.roll.default,
     aten.channel_shuffle.default,
     aten.pixel_shuffle.default,
     aten.pixel_unshuffle.default,
-    aten.amax.default,
-    aten.amin.default,
     aten.split.Tensor,
     aten.split_with_sizes.default,
     aten.chunk.default,
     aten.unbind.int,
     operator.getitem,
+    aten.clone.default,
+    aten.contiguous.default,
+)
+"""Those whose arguments alone say which value goes where, whatever the values are."""
+
+SELECTIONS = (
+    *MOVEMENTS,
+    aten.index.Tensor,
+    aten.gather.default,
+    aten.amax.default,
+    aten.amin.default,
     aten.max_pool1d.default,
     aten.max_pool2d.default,
     aten.upsample_nearest2d.vec,
     aten.upsample_nearest2d.default,
-    aten.clone.default,
-    aten.contiguous.default,
 )
 """Passes place no grid behind them, and a bound of their input is one of their result."""

@@ -16,6 +16,7 @@ from torch import Tensor, fx
 from tersor.ir import integer_operators as ops
 from tersor.ir.accumulators import accumulator_range, value_range
 from tersor.ir.integer_operators import DEQUANTIZE, QUANTIZE, REQUANTIZE
+from tersor.ir.movement import MOVEMENTS
 from tersor.ir.program import Program
 from tersor.ir.proofs import Requantization
 from tersor.ir.requantize_forms import Ints
@@ -28,40 +29,7 @@ from .requantizer_search import cheapest
 
 aten = torch.ops.aten
 
-MOVES = frozenset(
-    {
-        aten.reshape.default,
-        aten.flatten.using_ints,
-        aten.unflatten.int,
-        aten.squeeze.dim,
-        aten.squeeze.dims,
-        aten.squeeze.default,
-        aten.unsqueeze.default,
-        aten.permute.default,
-        aten.transpose.int,
-        aten.clone.default,
-        aten.contiguous.default,
-        aten.alias.default,
-        aten.expand.default,
-        aten.repeat.default,
-        aten.repeat_interleave.self_int,
-        aten.slice.Tensor,
-        aten.select.int,
-        aten.index_select.default,
-        aten.flip.default,
-        aten.roll.default,
-        aten.pixel_shuffle.default,
-        aten.pixel_unshuffle.default,
-        aten.channel_shuffle.default,
-        aten.split.Tensor,
-        aten.split_with_sizes.default,
-        aten.chunk.default,
-        aten.unbind.int,
-        operator.getitem,
-        aten.constant_pad_nd.default,
-        ops.INT_RESIZE_NEAREST,
-    }
-)
+MOVES = frozenset({*MOVEMENTS, aten.alias.default, aten.constant_pad_nd.default, ops.INT_RESIZE_NEAREST})
 """Operators that move values. What reads them follows the order, and takes a select or a reorder where it has to."""
 
 _PADDED: dict[object, tuple[int, int]] = {ops.INT_CONV: (3, 5), ops.INT_SUM_POOL: (1, 4)}

@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from statistics import mean
 
 from torch import Tensor
 
@@ -62,9 +63,7 @@ def measure(seeds: Sequence[int], quick: bool) -> list[Figure]:
         Figure("all: latency", _milliseconds(found, "all"), "ms", None, _milliseconds(found, "teacher"), "float"),
     ]
     for name, title in TITLES.items():
-        beside = (
-            f"{_mean(_fewer(found, name)):.3g} x fewer parameters, {_mean(_faster(found, name)):.3g} x lower latency"
-        )
+        beside = f"{mean(_fewer(found, name)):.3g} x fewer parameters, {mean(_faster(found, name)):.3g} x lower latency"
         figures.append(Figure(f"{title}: lost", _lost(found, name), "points", note=beside))
     return figures
 
@@ -112,10 +111,6 @@ def _milliseconds(found: Mapping[str, Values], name: str) -> Values:
 
 def _ratios(whole: Values, part: Values) -> Values:
     return tuple(a / b for a, b in zip(whole, part, strict=True))
-
-
-def _mean(values: Values) -> float:
-    return sum(values) / len(values)
 
 
 CLAIM = Claim(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import mean
 
 from .. import per_channel as source
 from ..trained import Trained, digits_vit
-from .claim import Claim, Figure, Values, at_least, at_most
+from .claim import Claim, Figure, at_least, at_most
 from .workers import differences, per_seed
 
 FEW, MANY = (4, 8), (8, 8)
@@ -42,20 +43,16 @@ def measure(seeds: Sequence[int], quick: bool) -> list[Figure]:
     figures = []
     for name in (name for name in found if f"{name} INT8" in found):
         lost, plain = (differences(found[name], found[f"{name} {how}"]) for how in ("INT8", "INT8 plain"))
-        note = f"float {_mean(found[name]):.2f} %"
+        note = f"float {mean(found[name]):.2f} %"
         absence = "rounded to the nearest, a scale a tensor"
         figures.append(Figure(f"{name}: lost to INT8", lost, "points", at_most(0.8), plain, absence, note))
     for name, bits in (("DS-CNN", FEW), ("DS-CNN", MANY), ("ResNet-8", FEW), ("ResNet-8", MANY)):
         fine, coarse = (found[_key(name, bits, how)] for how in (True, False))
-        note = f"{_mean(fine):.2f} % over {_mean(coarse):.2f} %"
+        note = f"{mean(fine):.2f} % over {mean(coarse):.2f} %"
         wanted = at_least(0.5) if (name, bits) == ("DS-CNN", FEW) else None
         what = f"{name}, W{bits[0]}A{bits[1]}: gained by a scale a channel"
         figures.append(Figure(what, differences(fine, coarse), "points", wanted, note=note))
     return figures
-
-
-def _mean(values: Values) -> float:
-    return sum(values) / len(values)
 
 
 CLAIM = Claim(

@@ -43,7 +43,7 @@ def rounded(model: Trained, weight: int, activation: int, per_channel: bool, men
         quantize = ts.Quantize(
             scheme, model.calibration(), equalize=False, round_weights=False, correct_bias=False, smooth=False
         )
-    return 100 * model.score_of(ts.PassManager([quantize], progress=False).run(model.program).program)
+    return 100 * model.score_after(quantize)
 
 
 def run(quick: bool) -> list[Row]:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+
+from tersor import environment
 
 FOLDER = Path(__file__).parent / "results"
 _PACKAGES = ("tersor", "torch", "onnx", "onnxruntime", "transformers", "numpy")
@@ -55,16 +57,17 @@ def _json(row: Row) -> dict[str, object]:
 
 def machine() -> dict[str, object]:
     """The processor, and whether it has the 8-bit dot products that integer speed hangs on."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    fields = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    fields = environment.processor()
     flags = fields.get("flags", "").split()
-    cores = sum(line.startswith("processor") for line in lines)
     name = fields.get("model name", platform.processor())
     bfloat16 = "amx_bf16" in flags or "avx512_bf16" in flags
-    return {"cpu": name, "cores": cores, "avx2": "avx2" in flags, "vnni": has_vnni(flags), "bfloat16": bfloat16}
+    return {
+        "cpu": name,
+        "cores": os.cpu_count(),
+        "avx2": "avx2" in flags,
+        "vnni": has_vnni(flags),
+        "bfloat16": bfloat16,
+    }
 
 
 def has_vnni(flags: Sequence[str]) -> bool:
@@ -74,10 +77,5 @@ def has_vnni(flags: Sequence[str]) -> bool:
 
 def versions() -> dict[str, str]:
     """Of Python and of what the figures depend on."""
-    found = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "absent"
-    return found
+    found = environment.versions(_PACKAGES)
+    return {"python": found["python"], **{package: found.get(package, "absent") for package in _PACKAGES}}

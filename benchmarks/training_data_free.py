@@ -65,8 +65,7 @@ def data_free(
 
 
 def _score(seed: int, step: ts.Pass, held_out: bool) -> float:
-    learned = ts.PassManager([step], progress=False).run(student(seed, held_out)).program
-    return 100 * teacher(seed, held_out).score_of(learned)
+    return 100 * teacher(seed, held_out).score_after(step, start=student(seed, held_out))
 
 
 def run(quick: bool) -> list[Row]:

@@ -42,7 +42,7 @@ def channels(seed: int, by_gradient: bool, recover: ts.Training | None) -> float
     passes: list[ts.Pass] = [ts.PruneChannels(ts.Channels(0.6), criterion(seed, by_gradient))]
     if recover is not None:
         passes.append(ts.Finetune(model(seed).train, model(seed).loss, training=recover))
-    return 100 * model(seed).score_of(ts.PassManager(passes, progress=False).run(model(seed).program).program)
+    return 100 * model(seed).score_after(*passes)
 
 
 def parameters(seed: int, steps: int, recover: ts.Training) -> float:
@@ -53,7 +53,7 @@ def parameters(seed: int, steps: int, recover: ts.Training) -> float:
     for _ in range(steps):
         passes.append(ts.PruneChannels(ts.Parameters(0.2 ** (1 / steps)), criterion(seed, True)))
         passes.append(ts.Distill(model(seed).train, model(seed).loss, distillation, training=each))
-    return 100 * model(seed).score_of(ts.PassManager(passes, progress=False).run(model(seed).program).program)
+    return 100 * model(seed).score_after(*passes)
 
 
 def jointly(seed: int, recover: ts.Training) -> tuple[float, float]:
@@ -68,10 +68,7 @@ def jointly(seed: int, recover: ts.Training) -> tuple[float, float]:
         ts.Finetune(given.train, given.loss, training=training),
         ts.Quantize(ts.INT4, calibration=given.calibration()),
     ]
-    scores = [
-        100 * given.score_of(ts.PassManager(passes, progress=False).run(given.program).program)
-        for passes in ([joint], apart)
-    ]
+    scores = [100 * given.score_after(*passes) for passes in ([joint], apart)]
     return scores[0], scores[1]
 
 

@@ -37,7 +37,7 @@ def cnn(seed: int) -> Trained:
 def rounded(model: Trained, scheme: ts.Scheme) -> float:
     """The score after quantization alone."""
     quantize = ts.Quantize(scheme, calibration=model.calibration())
-    return model.score_of(ts.PassManager([quantize]).run(model.program).program)
+    return model.score_after(quantize, progress=None)
 
 
 def trained(model: Trained, scheme: ts.Scheme, training: ts.Training, **options: Any) -> float:
@@ -45,7 +45,7 @@ def trained(model: Trained, scheme: ts.Scheme, training: ts.Training, **options:
     step = ts.TrainQuantized(
         model.train, model.loss, scheme, training=training, calibration=model.calibration(), **options
     )
-    return model.score_of(ts.PassManager([step]).run(model.program).program)
+    return model.score_after(step, progress=None)
 
 
 def run(quick: bool) -> list[Row]:
@@ -85,7 +85,7 @@ def _nearest(model: Trained, scheme: ts.Scheme) -> float:
     plain = ts.Quantize(
         scheme, model.calibration(), equalize=False, round_weights=False, correct_bias=False, smooth=False
     )
-    return model.score_of(ts.PassManager([plain]).run(model.program).program)
+    return model.score_after(plain, progress=None)
 
 
 def beside_float(what: str, ours: list[float], exact: list[float], after: list[float], goal: str = "") -> Row:

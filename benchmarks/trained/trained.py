@@ -50,6 +50,11 @@ class Trained:
             scores = [(self.metric(run(inputs), targets), len(inputs)) for inputs, targets in self.test]
         return sum(score * rows for score, rows in scores) / sum(rows for _, rows in scores)
 
+    def score_after(self, *passes: ts.Pass, start: ts.Program | None = None, progress: bool | None = False) -> float:
+        """The metric of what passes make of the program, or of another that begins elsewhere."""
+        result = ts.PassManager(passes, progress=progress).run(self.program if start is None else start)
+        return self.score_of(result.program)
+
     def calibration(self, count: int = 8) -> list[Tensor]:
         """Inputs of the first `count` training batches in the order of the data, the same each time."""
         inputs = self.train.tensors[0]

@@ -25,7 +25,7 @@ from ..sources import load_program
 from .fingerprint import file_digest, fingerprint
 from .job import ARTIFACT, PROGRAM, Job, time_it
 from .outcome import GIVEN, Definition, Folder, Outcome, Planned
-from .settings import check, settings_of
+from .settings import Setting, check, settings_of
 from .table import Sweep
 from .workers import Borrowed, Processes, Workers
 
@@ -82,37 +82,11 @@ def sweep(
     folder = Folder(Path(out).absolute())
     with folder.locked():
         same = fingerprint(_given(program, folder), versions().get("tersor"), given, batches, metric, backend)
-        jobs = _distinct(
-            [
-                Job(
-                    key=key,
-                    setting=setting,
-                    given=folder.path / GIVEN,
-                    folder=folder.point(key),
-                    data=given if setting.recipe is not None else None,
-                    batches=batches,
-                    metric=metric,
-                    judge=judge,
-                    target=backend,
-                )
-                for setting in settings
-                for key in [fingerprint(same, setting.work)]
-            ]
-        )
+        shared = {"batches": batches, "metric": metric, "judge": judge, "target": backend}
+        jobs = _jobs(settings, same, folder, given, **shared)
         folder.define(_definition(program, jobs, chosen, judge, backend, model))
         hands: Workers = Processes(workers) if executor is None else Borrowed(executor)
-        run = _Run(folder, jobs, hands, keep)
-        try:
-            bar = nullcontext() if progress is False else progress_bar(always=progress is True)
-            with bar as listener, listening(listener):
-                run.tries(retry)
-                if latency:
-                    run.latencies(seconds)
-        except BaseException:
-            hands.stop(now=True)
-            raise
-        hands.stop(now=False)
-        run.tidy()
+        _Run(folder, jobs, hands, keep).all(retry, seconds if latency else None, progress)
         result = Sweep.load(folder.path)
         result.save(folder.path / "sweep.csv")
         result.save(folder.path / "report.html")
@@ -125,6 +99,20 @@ class _Run:
     def __init__(self, folder: Folder, jobs: Sequence[Job], workers: Workers, keep: bool) -> None:
         self.folder, self.jobs, self.workers, self.keep = folder, jobs, workers, keep
         self.done: dict[str, Outcome] = {}
+
+    def all(self, retry: bool, seconds: float | None, progress: bool | None) -> None:
+        """Every try, then the latencies where `seconds` are given; the workers end with it, however it ends."""
+        try:
+            bar = nullcontext() if progress is False else progress_bar(always=progress is True)
+            with bar as listener, listening(listener):
+                self.tries(retry)
+                if seconds is not None:
+                    self.latencies(seconds)
+        except BaseException:
+            self.workers.stop(now=True)
+            raise
+        self.workers.stop(now=False)
+        self.tidy()
 
     def tries(self, retry: bool) -> None:
         """Run what is not finished."""
@@ -167,11 +155,14 @@ def _given(program: Program, folder: Folder) -> str:
     return file_digest(program.save(folder.path / GIVEN))
 
 
-def _distinct(jobs: Sequence[Job]) -> list[Job]:
-    """Without those that are the same as one before, as where a pass is left out whose options vary."""
+def _jobs(settings: Sequence[Setting], same: str, folder: Folder, data: Any, **shared: Any) -> list[Job]:
+    """A job a try, without those that are the same as one before, as where a pass is left out whose options vary."""
     found: dict[str, Job] = {}
-    for job in jobs:
-        found.setdefault(job.key, job)
+    for setting in settings:
+        key = fingerprint(same, setting.work)
+        used = data if setting.recipe is not None else None
+        job = Job(key, setting, folder.path / GIVEN, folder.point(key), data=used, **shared)
+        found.setdefault(key, job)
     return list(found.values())
 
 

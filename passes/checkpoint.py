@@ -23,6 +23,15 @@ from .report import ReportRow
 _STATE = "pipeline.json"
 
 
+def checkpoint_folder(folder: Path) -> Path:
+    """The folder, made where it is not there. Raises PassError where it cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PassError(f"{folder} cannot hold checkpoints: {error.strerror}", hint="name a folder") from error
+    return folder
+
+
 class Checkpoints:
     """A folder with one program a finished pass, and a list of what was done.
 
@@ -34,11 +43,7 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path, program: Program, passes: Sequence[Pass]) -> None:
-        self.folder = folder
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise PassError(f"{folder} cannot hold checkpoints: {error.strerror}", hint="name a folder") from error
+        self.folder = checkpoint_folder(folder)
         self._prints = _fingerprints(folder, program, passes)
 
     def resume(self, program: Program) -> tuple[Program, list[ReportRow]]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from tersor.ir.errors import ArchiveError, LoweringError, PassError
 from tersor.ir.program import Program
 from tersor.passes.base import Pass
-from tersor.passes.checkpoint import plain, write_json
+from tersor.passes.checkpoint import checkpoint_folder, plain, write_json
 from tersor.passes.manager import PassManager
 from tersor.passes.report import PipelineResult
 
@@ -110,12 +110,7 @@ class Attempts:
             return None
         given = dataclasses.replace(self.ingredients, calibration=[], data=None, loss=None)
         told = repr((plain(plan), plain(given.likes), plain(given.training), self.gauge.target.name))
-        folder = self.folder / f"attempt-{hashlib.sha256(told.encode()).hexdigest()[:12]}"
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise PassError(f"{folder} cannot hold checkpoints: {error.strerror}", hint="name a folder") from error
-        return folder
+        return checkpoint_folder(self.folder / f"attempt-{hashlib.sha256(told.encode()).hexdigest()[:12]}")
 
     def points(self) -> tuple[Point, ...]:
         """Every attempt, for the record."""

@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from tersor.backends.clock import Clock
 from tersor.ir.errors import MissingDependencyError, PassError
 from tersor.passes.quantization.precision_plan import Precision
 from tersor.passes.training.options import Better
@@ -294,7 +295,7 @@ class Planner:
         integer = Precision.INT8_SYMMETRIC if self.likes.scheme.activation.symmetric else Precision.INT8
         drop = (self.baseline.metric or 0.0) - self.floor
         try:
-            cost = LayerLatency(self.attempts.gauge.target) if self.baseline.clock.value == "measured" else None
+            cost = LayerLatency(self.attempts.gauge.target) if self.baseline.clock is Clock.MEASURED else None
             found = search_precision(
                 self.attempts.start,
                 ingredients.calibration,

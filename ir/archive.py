@@ -137,7 +137,10 @@ def _to_json(program: Program) -> dict[str, Any]:
         "stage": program.stage.value,
         "signature": signature_to_json(program.signature),
         "sparsity": {name: pattern_to_json(pattern) for name, pattern in program.sparsity.items()},
-        "history": [{"name": e.name, "options": dict(e.options), "notes": list(e.notes)} for e in program.history],
+        "history": [
+            {"name": e.name, "options": dict(e.options), "notes": list(e.notes), "modified": e.modified}
+            for e in program.history
+        ],
         "tensors": _tensor_table(program.tensors()),
         "nodes": graph_to_json(program.graph),
     }
@@ -227,13 +230,16 @@ def _load(path: Path) -> Program:
         name=str(document["name"]),
         stage=Stage(document["stage"]),
         sparsity={name: pattern_from_json(pattern) for name, pattern in document["sparsity"].items()},
-        history=[
-            HistoryEntry(str(entry["name"]), dict(entry["options"]), tuple(entry["notes"]))
-            for entry in document["history"]
-        ],
+        history=[_history_entry(entry) for entry in document["history"]],
     )
     verify(program, shapes=())  # build has just propagated the shapes
     return program
+
+
+def _history_entry(data: Mapping[str, Any]) -> HistoryEntry:
+    """`modified` is missing from archives that were written before it was noted."""
+    modified = bool(data.get("modified", True))
+    return HistoryEntry(str(data["name"]), dict(data["options"]), tuple(data["notes"]), modified)
 
 
 def _read_entry(path: Path, data: mmap.mmap) -> dict[str, Any]:

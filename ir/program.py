@@ -35,11 +35,12 @@ _TRAINING_ARGUMENT = {
 
 @dataclass(frozen=True)
 class HistoryEntry:
-    """What was done to a program: a pass, its options as text, and what it said."""
+    """What was done to a program: a pass, its options as text, what it said, and whether it changed anything."""
 
     name: str
     options: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    modified: bool = True
 
 
 class Program:

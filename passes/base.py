@@ -116,7 +116,7 @@ def finished(step: Pass, result: PassResult) -> PassResult:
         program.remove_unused_tensors()
         program.changed()
     if step.expand() == (step,):
-        program.recorded(HistoryEntry(step.name, step.options(), result.notes))
+        program.recorded(HistoryEntry(step.name, step.options(), result.notes, result.modified))
     return result
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -25,8 +24,8 @@ from .roles import WEIGHTS, WeightLayout
 Values = list[Any]
 """One value for each batch."""
 
-_SCALED = re.compile(r"[1-9]\d* (pairs in|of \d+ values (smoothed|scaled))")
-"""The notes of passes that moved factors between layers: equalization, SmoothQuant, AWQ."""
+_SCALING = {"equalize_layers", "smooth_quant", "awq"}
+"""Passes that move factors between layers."""
 
 
 @dataclass(frozen=True)
@@ -155,7 +154,7 @@ def _apply(program: Program, node: fx.Node, layout: WeightLayout, shift: Tensor)
 
 def _refuse_scaled(program: Program) -> None:
     """What a layer reads is no longer what its batch norm said, once factors moved between layers."""
-    scaled = [entry.name for entry in program.history for note in entry.notes if _SCALED.match(note)]
+    scaled = [entry.name for entry in program.history if entry.name in _SCALING and entry.modified]
     if scaled:
         raise PassError(
             "batch norms no longer say what layers read",

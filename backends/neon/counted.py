@@ -71,7 +71,8 @@ class Work:
         """Of one tile: the steps over the input, the taps, and the rows of tiles that all channels make."""
         groups = round_up(self.out, GROUP) // GROUP
         if form.startswith("depthwise"):
-            channels = round_up(self.out, 8 if "c8" in form else 4) // (8 if "c8" in form else 4)
+            block = 8 if "c8" in form else 4
+            channels = round_up(self.out, block) // block
             return [channels * self.taps, channels]
         if form.startswith("dense"):
             units = groups if form.endswith("i8mm") else round_up(self.out, 4) / 8

@@ -21,13 +21,11 @@ def fuse_sums(steps: Sequence[Step]) -> tuple[Step, ...]:
     for step in steps:
         if not isinstance(step, Sum):
             continue
-        fitting = [side for side in (0, 1) if _producer(found, step, side) is not None]
+        fitting = [(side, conv) for side in (0, 1) if (conv := _producer(found, step, side)) is not None]
         if fitting:
-            side = max(fitting, key=lambda side: _rank(found, step, side))
-            producer = _producer(found, step, side)
-            assert producer is not None
-            found[found.index(step)] = _joined(producer, step, side)
-            found.remove(producer)
+            side, conv = max(fitting, key=lambda one: _rank(found, step, one[1]))
+            found[found.index(step)] = _joined(conv, step, side)
+            found.remove(conv)
     return tuple(found)
 
 
@@ -62,9 +60,7 @@ def _by_rows(conv: Convolution) -> bool:
     return not _flat(conv.writes) or (conv.rows > 1 and conv.reads[0].affine.row_bytes != conv.width * block)
 
 
-def _rank(steps: Sequence[Step], step: Sum, side: int) -> tuple[bool, int]:
-    conv = _producer(steps, step, side)
-    assert conv is not None
+def _rank(steps: Sequence[Step], step: Sum, conv: Convolution) -> tuple[bool, int]:
     assert step.writes is not None
     return _by_rows(conv) or _flat(step.writes), steps.index(conv)
 

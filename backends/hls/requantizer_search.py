@@ -58,8 +58,10 @@ class _Steps:
         return _Steps(self.threshold[chosen], self.step[chosen], self.reached[chosen], self.left[chosen])
 
     def probes(self) -> _Steps:
-        """A few, the first and the last that matter among them."""
+        """A few, the first and the last that matter among them; a grid of one value has none."""
         count = self.threshold.shape[1]
+        if not count:
+            return self
         matters = self.reached & self.left
         first, last = matters.argmax(1), count - 1 - matters[:, ::-1].argmax(1)
         parts = np.linspace(0, 1, min(_PROBES, count))

@@ -109,6 +109,13 @@ def test_channels_that_cannot_move_take_no_multiplier() -> None:
     assert chosen(np.array([[10]])).tolist() == [[8]]
 
 
+def test_a_grid_of_one_value_takes_no_multiplier() -> None:
+    case = Requantization(torch.tensor([0.3, 0.01]), -128, -128, -128, torch.tensor([-50, 3]), torch.tensor([90, 700]))
+    chosen = cheapest(case)
+    everywhere(case, chosen)
+    assert not chosen.multiplier.any()
+
+
 @pytest.mark.parametrize("exponent", [-140, -60, -30, -12, -1, 0, 20, 60])
 def test_the_float_product_in_integers(exponent: int) -> None:
     """Against numpy's float32, over the whole of int32, with multipliers that leave nothing or everything."""

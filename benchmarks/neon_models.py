@@ -63,7 +63,7 @@ class Logits(nn.Module):
 def _mobilenet() -> nn.Module:
     import transformers
 
-    config = transformers.MobileNetV2Config()
+    config = transformers.MobileNetV2Config(initializer_range=0.2)
     config.num_labels = 1000
     return Logits(transformers.MobileNetV2ForImageClassification(config))
 

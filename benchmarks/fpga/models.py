@@ -73,7 +73,7 @@ def _resnet8() -> nn.Module:
 def _mobilenet_v2() -> nn.Module:
     from transformers import MobileNetV2Config, MobileNetV2ForImageClassification
 
-    config = MobileNetV2Config(depth_multiplier=0.35, image_size=96, tf_padding=False)
+    config = MobileNetV2Config(depth_multiplier=0.35, image_size=96, tf_padding=False, initializer_range=0.2)
     return _Logits(MobileNetV2ForImageClassification(config))
 
 

@@ -166,7 +166,9 @@ def transformers_model(name: str) -> tuple[nn.Module, tuple[int, ...]]:
 
     size = (1, 3, 32, 32)
     if name == "mobilenet_v2":
-        return hf.MobileNetV2ForImageClassification(hf.MobileNetV2Config(depth_multiplier=0.35)), size
+        return hf.MobileNetV2ForImageClassification(
+            hf.MobileNetV2Config(depth_multiplier=0.35, initializer_range=0.2)
+        ), size
     if name == "resnet":
         small = hf.ResNetConfig(embedding_size=12, hidden_sizes=[16, 32, 48, 64], depths=[1, 1, 1, 1])
         return hf.ResNetForImageClassification(small), size
@@ -206,7 +208,7 @@ def test_models_of_full_size(name: str, machines: Machines, tmp_path: Path) -> N
 
     torch.manual_seed(0)
     model = (
-        hf.MobileNetV2ForImageClassification(hf.MobileNetV2Config())
+        hf.MobileNetV2ForImageClassification(hf.MobileNetV2Config(initializer_range=0.2))
         if name == "mobilenet_v2"
         else hf.ResNetForImageClassification(hf.ResNetConfig())
     )

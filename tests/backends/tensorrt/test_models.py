@@ -56,7 +56,7 @@ def resnet(full: bool) -> Case:
 
 
 def mobilenet(full: bool) -> Case:
-    config = tf.MobileNetV2Config(depth_multiplier=1.0 if full else 0.25)
+    config = tf.MobileNetV2Config(depth_multiplier=1.0 if full else 0.25, initializer_range=0.2)
     model = tf.MobileNetV2ForImageClassification(config)
     return model, {"pixel_values": image(224 if full else 32)}, {"pixel_values": {0: "batch"}}
 

@@ -33,7 +33,8 @@ MODELS: dict[str, tuple[str, str, dict[str, Any], dict[str, tuple[int, ...]]]] =
         {"embedding_size": 16, "hidden_sizes": [16, 32], "depths": [1, 1]}, IMAGES,
     ),
     "mobilenet": (
-        "MobileNetV2ForImageClassification", "MobileNetV2Config", {"depth_multiplier": 0.25, "image_size": 32}, IMAGES,
+        "MobileNetV2ForImageClassification", "MobileNetV2Config",
+        {"depth_multiplier": 0.25, "image_size": 32, "initializer_range": 0.2}, IMAGES,
     ),
     "vit": ("ViTForImageClassification", "ViTConfig", {**_MLP, "image_size": 32, "patch_size": 8}, IMAGES),
     "bert": ("BertModel", "BertConfig", {**_MLP, "vocab_size": 50}, TOKENS),

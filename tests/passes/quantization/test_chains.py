@@ -54,7 +54,7 @@ def _transformer(kind: type[PreTrainedModel], config: type[Any], **sizes: Any) -
 IMAGES = {"pixel_values": torch.randn(1, 3, 32, 32)}
 MODELS: dict[str, tuple[Callable[[], nn.Module], dict[str, Tensor]]] = {
     "unet": (UNet, {"x": torch.randn(1, 3, 16, 16)}),
-    "mobilenet": (lambda: MobileNetV2Model(MobileNetV2Config(depth_multiplier=0.25, image_size=32)), IMAGES),
+    "mobilenet": (lambda: MobileNetV2Model(MobileNetV2Config(depth_multiplier=0.25, initializer_range=0.2)), IMAGES),
     "vit": (lambda: _transformer(ViTModel, ViTConfig, image_size=32, patch_size=8), IMAGES),
     "bert": (
         lambda: _transformer(BertModel, BertConfig, vocab_size=50, max_position_embeddings=16),

@@ -80,18 +80,12 @@ TERSOR_INLINE void tiles(const tersor_conv *conv, int32_t group, const int8_t *x
     }
 }
 
-#define TILE(HALVES, QUADS)                                                                                            \
-    static void tile_##HALVES##_##QUADS(const tersor_conv *conv, int32_t group, const int8_t *x, int8_t *y,            \
-                                        ptrdiff_t y_block, int32_t count)                                              \
-    {                                                                                                                  \
-        tiles(conv, group, x, y, y_block, count, HALVES, QUADS);                                                       \
-    }
-TILE(1, 1)
-TILE(1, 2)
-TILE(1, 3)
-TILE(2, 1)
-TILE(2, 2)
-TILE(2, 3)
+TERSOR_DEFINE_TILE(tile_1_1, 1, 1)
+TERSOR_DEFINE_TILE(tile_1_2, 1, 2)
+TERSOR_DEFINE_TILE(tile_1_3, 1, 3)
+TERSOR_DEFINE_TILE(tile_2_1, 2, 1)
+TERSOR_DEFINE_TILE(tile_2_2, 2, 2)
+TERSOR_DEFINE_TILE(tile_2_3, 2, 3)
 
 void tersor_conv_dense_dotprod(const tersor_conv *conv, const int8_t *x, int8_t *y, tersor_range range)
 {

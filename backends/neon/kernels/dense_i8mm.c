@@ -84,14 +84,8 @@ TERSOR_INLINE void tiles(const tersor_conv *conv, int32_t group, const int8_t *x
     }
 }
 
-#define TILE(PAIRS)                                                                                                    \
-    static void tile_##PAIRS(const tersor_conv *conv, int32_t group, const int8_t *x, int8_t *y, ptrdiff_t y_block,    \
-                             int32_t count)                                                                            \
-    {                                                                                                                  \
-        tiles(conv, group, x, y, y_block, count, PAIRS);                                                               \
-    }
-TILE(2)
-TILE(4)
+TERSOR_DEFINE_TILE(tile_2, 2)
+TERSOR_DEFINE_TILE(tile_4, 4)
 
 void tersor_conv_dense_i8mm(const tersor_conv *conv, const int8_t *x, int8_t *y, tersor_range range)
 {

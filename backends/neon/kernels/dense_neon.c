@@ -98,14 +98,8 @@ TERSOR_INLINE void tiles(const tersor_conv *conv, int32_t group, const int8_t *x
             four(conv, channel, x + 16 * quads * i, y + 16 * quads * i, &bounds, quads);
 }
 
-#define TILE(QUADS)                                                                                                    \
-    static void tile_##QUADS(const tersor_conv *conv, int32_t group, const int8_t *x, int8_t *y, ptrdiff_t y_block,    \
-                             int32_t count)                                                                            \
-    {                                                                                                                  \
-        tiles(conv, group, x, y, y_block, count, QUADS);                                                               \
-    }
-TILE(1)
-TILE(2)
+TERSOR_DEFINE_TILE(tile_1, 1)
+TERSOR_DEFINE_TILE(tile_2, 2)
 
 void tersor_conv_dense_neon(const tersor_conv *conv, const int8_t *x, int8_t *y, tersor_range range)
 {

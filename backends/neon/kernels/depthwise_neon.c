@@ -89,16 +89,10 @@ TERSOR_INLINE void tiles(const tersor_conv *conv, int32_t group, const int8_t *x
     }
 }
 
-#define TILE(BLOCK, N)                                                                                                 \
-    static void tile_##BLOCK##_##N(const tersor_conv *conv, int32_t group, const int8_t *x, int8_t *y,                 \
-                                   ptrdiff_t y_block, int32_t count)                                                   \
-    {                                                                                                                  \
-        tiles(conv, group, x, y, y_block, count, BLOCK, N);                                                            \
-    }
-TILE(4, 1)
-TILE(4, 4)
-TILE(8, 1)
-TILE(8, 4)
+TERSOR_DEFINE_TILE(tile_4_1, 4, 1)
+TERSOR_DEFINE_TILE(tile_4_4, 4, 4)
+TERSOR_DEFINE_TILE(tile_8_1, 8, 1)
+TERSOR_DEFINE_TILE(tile_8_4, 8, 4)
 
 void tersor_depthwise_c4_neon(const tersor_conv *conv, const int8_t *x, int8_t *y, tersor_range range)
 {

@@ -99,15 +99,9 @@ TERSOR_INLINE void tiles(const tersor_conv *conv, int32_t group, const int8_t *x
     }
 }
 
-#define TILE(QUADS)                                                                                                    \
-    static void tile_##QUADS(const tersor_conv *conv, int32_t group, const int8_t *x, int8_t *y, ptrdiff_t y_block,    \
-                             int32_t count)                                                                            \
-    {                                                                                                                  \
-        tiles(conv, group, x, y, y_block, count, QUADS);                                                               \
-    }
-TILE(1)
-TILE(4)
-TILE(12)
+TERSOR_DEFINE_TILE(tile_1, 1)
+TERSOR_DEFINE_TILE(tile_4, 4)
+TERSOR_DEFINE_TILE(tile_12, 12)
 
 void tersor_conv_2x4_dotprod(const tersor_conv *conv, const int8_t *x, int8_t *y, tersor_range range)
 {

@@ -9,6 +9,14 @@
 typedef void tersor_tile_function(const tersor_conv *conv, int32_t group, const int8_t *x, int8_t *y, ptrdiff_t y_block,
                                   int32_t count);
 
+/* The tiles of one size, by the kernel's own `tiles`, whose last arguments are constants here. */
+#define TERSOR_DEFINE_TILE(NAME, ...)                                                                                  \
+    static void NAME(const tersor_conv *conv, int32_t group, const int8_t *x, int8_t *y, ptrdiff_t y_block,            \
+                     int32_t count)                                                                                    \
+    {                                                                                                                  \
+        tiles(conv, group, x, y, y_block, count, __VA_ARGS__);                                                         \
+    }
+
 /* For `least` pixels or more that are left; ends with least = 1. A tile larger than what is left goes through a buffer. */
 typedef struct {
     int32_t least, pixels;

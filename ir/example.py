@@ -135,7 +135,3 @@ def _sizes(argument: Any) -> Sequence[Any]:
     """The sizes of a tensor argument."""
     shape: Sequence[Any] = argument.meta[KEY].shape
     return shape
-
-
-def _int(argument: Any) -> int:
-    return int(argument)

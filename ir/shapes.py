@@ -189,15 +189,3 @@ def same(program: Program, left: Any, right: Any) -> bool:
 
 def _static(tensor: Tensor) -> bool:
     return all(type(size) is int for size in tensor.shape)
-
-
-def affected(changed: Sequence[fx.Node]) -> list[fx.Node]:
-    """The given nodes and everything computed from them, in graph order."""
-    reached: set[fx.Node] = set()
-    stack = list(changed)
-    while stack:
-        node = stack.pop()
-        if node not in reached:
-            reached.add(node)
-            stack.extend(node.users)
-    return sorted(reached)

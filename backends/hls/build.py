@@ -15,7 +15,7 @@ from torch import Tensor, fx
 
 from tersor.ir import integer_operators as ops
 from tersor.ir.accumulators import accumulator_range, value_range
-from tersor.ir.integer_operators import DEQUANTIZE, QUANTIZE, REQUANTIZE
+from tersor.ir.integer_operators import DEQUANTIZE, REQUANTIZE
 from tersor.ir.movement import MOVEMENTS
 from tersor.ir.program import Program
 from tersor.ir.proofs import Requantization
@@ -376,11 +376,6 @@ def scale_of(program: Program, node: fx.Node) -> Tensor:
     scale = program.constant(node.args[1])
     assert scale is not None
     return scale.detach()
-
-
-def is_edge(node: fx.Node) -> bool:
-    """Whether a node is done by the host: floats onto a grid, or back."""
-    return node.target in (QUANTIZE, DEQUANTIZE)
 
 
 def integer(value: Any) -> int:

@@ -178,7 +178,7 @@ class MatrixVector(Layer):
     def sparse_steps(self, pe: int, simd: int) -> int:
         """How many steps the static schedule has; a search asks for many folds, so blocks are counted once."""
         if simd not in self._used:
-            self._used[simd] = used_blocks(self.weight, simd)
+            self._used[simd] = _used_blocks(self.weight, simd)
         return _longest(self._used[simd], pe)
 
 
@@ -388,12 +388,7 @@ def sparse_steps(weight: Ints, pe: int, simd: int) -> list[list[list[int]]]:
     return schedule
 
 
-def count_sparse_steps(weight: Ints, pe: int, simd: int) -> int:
-    """How many steps `sparse_steps` has."""
-    return _longest(used_blocks(weight, simd), pe)
-
-
-def used_blocks(weight: Ints, simd: int) -> Ints:
+def _used_blocks(weight: Ints, simd: int) -> Ints:
     """How many blocks of `simd` weights of each row are not all zero, int64[rows]."""
     rows, columns = weight.shape
     used: Ints = (weight.reshape(rows, columns // simd, simd) != 0).any(axis=2).sum(axis=1)

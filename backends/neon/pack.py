@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 Int8 = NDArray[np.int8]
 Int32 = NDArray[np.int32]
-Float32 = NDArray[np.float32]
 
 GROUP = 8  # TERSOR_GROUP
 SLACK = 64  # TERSOR_SLACK

@@ -18,7 +18,7 @@ from tersor.ir.shapes import KEY, shape_of
 
 from ..base import Unsupported
 from ..grids import grids, integer_nodes
-from . import (
+from . import (  # noqa: F401  # they fill the table of rules
     activations,
     block_quantization,
     contractions,
@@ -38,26 +38,6 @@ from . import (
 from .builder import Builder, OnnxOptions, Value
 from .dtypes import element_type, tensor_proto
 from .registry import RULES, Refusal
-
-RULE_MODULES = (
-    activations,
-    block_quantization,
-    contractions,
-    creation,
-    dynamic_quantization,
-    elementwise,
-    indexing,
-    logic,
-    movement,
-    normalization,
-    pooling,
-    quantization,
-    recurrent,
-    reductions,
-    resizing,
-)
-"""Importing them fills the table of rules."""
-
 
 _STORED_ARGUMENTS: dict[Any, tuple[int, ...]] = {
     FAKE_QUANTIZE: (0, 2),

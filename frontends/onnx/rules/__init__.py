@@ -1,6 +1,6 @@
 """The import rules, a module a group of operators. Importing this package registers them."""
 
-from . import (
+from . import (  # noqa: F401  # they register themselves
     activations,
     arithmetic,
     attention,
@@ -31,35 +31,3 @@ from . import (
     sequences,
     shapes,
 )
-
-__all__ = [
-    "activations",
-    "arithmetic",
-    "attention",
-    "block_quantization",
-    "contrib",
-    "control",
-    "convolution",
-    "creation",
-    "dynamic_quantization",
-    "elementwise",
-    "fourier",
-    "indexing",
-    "joining",
-    "linear",
-    "losses",
-    "machine_learning",
-    "movement",
-    "normalization",
-    "ordering",
-    "pooling",
-    "quantization",
-    "quantized_operators",
-    "randomness",
-    "recurrent",
-    "reductions",
-    "resizing",
-    "scattering",
-    "sequences",
-    "shapes",
-]

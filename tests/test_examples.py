@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import runpy
-import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,17 +29,38 @@ PRINTED = {
 """What an example prints where all went well."""
 
 
+Run = Callable[..., str]
+
+
+@pytest.fixture(scope="module")
+def network() -> Any:
+    """A small network of digits for all examples, trained as they do it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(ROOT)
+        digits = importlib.import_module("examples.digits")
+        return digits.train(digits.load(), epochs=4, width=16)
+
+
+@pytest.fixture
+def run(network: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """`run(module, *words)` is `python -m module words`, in this process and a new folder; gives what it prints."""
+    monkeypatch.syspath_prepend(ROOT)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("examples.digits.train", lambda data, **options: copy.deepcopy(network))
+
+    def run(module: str, *words: str) -> str:
+        monkeypatch.setattr(sys, "argv", [module, *words])
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+        return capsys.readouterr().out
+
+    return run
+
+
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=pytest.mark.emulated) if name == "neon" else name for name in PRINTED]
 )
-def test_an_example_runs(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.syspath_prepend(ROOT)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", [name])
-    runpy.run_module(f"examples.{name}", run_name="__main__", alter_sys=True)
-    assert PRINTED[name] in capsys.readouterr().out
+def test_an_example_runs(name: str, run: Run) -> None:
+    assert PRINTED[name] in run(f"examples.{name}")
 
 
 def test_every_example_is_run() -> None:
@@ -48,12 +71,9 @@ def test_every_example_is_run() -> None:
 
 
 @pytest.mark.slow
-def test_a_teacher_is_worth_more_than_few_labels() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "examples.distill"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    few, taught = (float(line.split("%")[0].split()[-1]) for line in done.stdout.splitlines()[-2:])
+def test_a_teacher_is_worth_more_than_few_labels(run: Run) -> None:
+    printed = run("examples.distill")
+    few, taught = (float(line.split("%")[0].split()[-1]) for line in printed.splitlines()[-2:])
     assert taught > few
 
 
@@ -79,47 +99,30 @@ def test_the_notebook_runs(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_pruning_in_steps_prints_every_score() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "examples.prune_channels"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("score") == 3
-    assert float(done.stdout.split()[-1]) > 0.9
+def test_pruning_in_steps_prints_every_score(run: Run) -> None:
+    printed = run("examples.prune_channels")
+    assert printed.count("score") == 3
+    assert float(printed.split()[-1]) > 0.9
 
 
-def test_the_demo_prints_its_table(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "examples.demo", str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
+def test_the_demo_prints_its_table(run: Run) -> None:
+    printed = run("examples.demo", "out")
     for row in ("float, torch", "float, onnxruntime", "int8, onnxruntime", "100%"):
-        assert row in done.stdout
-    assert (tmp_path / "onnxruntime" / "int8" / "model.onnx").exists()
+        assert row in printed
+    assert Path("out/onnxruntime/int8/model.onnx").exists()
 
 
-def test_training_quantized_prints_what_it_is_worth(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "examples.train_quantized", str(tmp_path)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    scores = dict(line.rsplit(maxsplit=1) for line in done.stdout.splitlines()[-4:])
+def test_training_quantized_prints_what_it_is_worth(run: Run) -> None:
+    printed = run("examples.train_quantized", "out")
+    scores = dict(line.rsplit(maxsplit=1) for line in printed.splitlines()[-4:])
     found = {name.strip(): float(score.rstrip("%")) for name, score in scores.items()}
     assert found["trained quantized"] > found["rounded after training"]
     assert abs(found["the same in ONNX Runtime"] - found["trained quantized"]) < 1
 
 
 @pytest.mark.parametrize("name", ["pass_time", "resnet50_int8"])
-def test_a_benchmark_runs_quickly_and_writes_nothing(name: str) -> None:
+def test_a_benchmark_runs_quickly_and_writes_nothing(name: str, run: Run) -> None:
     results = ROOT / "benchmarks" / "results"
     before = {path: path.stat().st_mtime_ns for path in results.glob("*")}
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks", name, "--quick"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert name in done.stdout
+    assert name in run("benchmarks", name, "--quick")
     assert {path: path.stat().st_mtime_ns for path in results.glob("*")} == before

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import pytest
 import torch
@@ -100,16 +102,17 @@ def test_weights_and_float_programs_are_left(floats: Program) -> None:
         assert torch.equal(before.tensor(name), after.tensor(name))
 
 
+@cache
+def one_relu() -> Program:
+    return trace(nn.ReLU(), (torch.randn(4),))
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.integers(-128, 127), st.floats(1e-6, 1e3), st.sampled_from([-128, -127]))
 def test_the_new_grid_holds_the_old_range(zero: int, scale: float, low: int) -> None:
     """Exact arithmetic on the ends of the range, and every old value is at most half a new step away."""
 
-    class One(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            return torch.relu(x)
-
-    program = trace(One(), (torch.randn(4),))
+    program = one_relu().copy()
     (source,) = program.placeholders
     names = [program.add_tensor(n, t) for n, t in (("s", torch.tensor(scale)), ("z", torch.tensor(float(zero))))]
     relu = program.outputs[0]

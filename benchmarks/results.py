@@ -65,14 +65,9 @@ def machine() -> dict[str, object]:
         "cpu": name,
         "cores": os.cpu_count(),
         "avx2": "avx2" in flags,
-        "vnni": has_vnni(flags),
+        "vnni": environment.has_vnni(),
         "bfloat16": bfloat16,
     }
-
-
-def has_vnni(flags: Sequence[str]) -> bool:
-    """Whether u8 x s8 products are summed without saturation."""
-    return "avx512_vnni" in flags or "avx_vnni" in flags
 
 
 def versions() -> dict[str, str]:

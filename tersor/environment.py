@@ -32,6 +32,12 @@ def machine() -> dict[str, str]:
     }
 
 
+def has_vnni() -> bool:
+    """Whether an x86 processor sums products of uint8 and int8 without saturation."""
+    flags = processor().get("flags", "").split()
+    return "avx512_vnni" in flags or "avx_vnni" in flags
+
+
 def processor() -> dict[str, str]:
     """What Linux says of the processor, `model name` and `flags` for instance; of the last core where they differ."""
     try:

@@ -6,6 +6,7 @@ import ast
 import re
 import subprocess
 import sys
+import textwrap
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,6 +34,7 @@ HEAVY = (
     "distributed",
     "hypothesis",
     "matplotlib",
+    "onnx",
     "onnxruntime",
     "onnxscript",
     "sklearn",
@@ -198,10 +200,19 @@ def test_backends_never_import_each_other(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_importing_tersor_loads_no_target(tmp_path: Path) -> None:
-    code = f"import sys, tersor; print(*sorted(set({HEAVY!r}) & set(sys.modules)))"
+    """Nor do the targets' own modules, before a target is asked for more than what is missing."""
+    code = f"""
+        import sys, tersor
+        from tersor.backends.registry import TARGETS
+        print(*sorted(set({HEAVY!r}) & set(sys.modules)))
+        for name in TARGETS.names():
+            TARGETS.find(name).missing()
+            print(name, *sorted(set({HEAVY!r}) & set(sys.modules)))
+    """
+    code = textwrap.dedent(code)
     run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
-    assert run.stdout.split() == []
+    assert run.stdout.splitlines() == ["", *sorted(targets())]
 
 
 # -- Packaging -------------------------------------------------------------------------------------

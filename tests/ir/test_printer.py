@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from functools import cache
-from pathlib import Path
 
 import pytest
 import torch
@@ -69,16 +65,6 @@ def test_the_text_of_a_small_model() -> None:
 
 def test_the_text_does_not_depend_on_values_or_on_the_trace() -> None:
     assert str(net(1)) == str(net(2)) == TEXT
-
-
-def test_the_text_is_the_same_in_another_process(tmp_path: Path) -> None:
-    """Whatever the order in which that process holds its sets."""
-    net().save(tmp_path / "net.tersor")
-    code = "from tersor.ir.program import Program; print(Program.load('net.tersor'))"
-    environment = {**os.environ, "PYTHONHASHSEED": "12345"}
-    command = [sys.executable, "-c", code]
-    run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-    assert run.stdout == TEXT + "\n", run.stderr
 
 
 def test_the_table_of_tensors_is_asked_for() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from importlib.util import find_spec
@@ -293,14 +292,8 @@ def test_a_plan_that_cannot_be_loaded_gives_tensorrt_s_reason(linears: TensorRTA
         assert "Serialization" in str(caught.value.found)
 
 
-def test_the_target_is_listed_and_nothing_heavy_is_imported() -> None:
+def test_the_target_is_listed() -> None:
     assert TARGETS.find("tensorrt") is TensorRT
-    code = (
-        "import sys, tersor.backends.tensorrt.backend as b; b.TensorRT.missing();"
-        "print({'onnx', 'onnxruntime', 'tensorrt', 'tensorrt_rtx'} & set(sys.modules))"
-    )
-    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert printed.strip() == "set()"
 
 
 def test_the_builder_of_choice_needs_a_gpu_only_for_full_tensorrt() -> None:

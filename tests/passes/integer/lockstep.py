@@ -17,13 +17,17 @@ from tersor.passes.compare import node_values
 
 @dataclass(frozen=True)
 class Apart:
-    """How far a value on a grid is from the simulation's, in steps of the grid, given the same inputs."""
+    """How far a value on a grid is from the simulation's, in steps of the grid, given the same inputs.
+
+    row: the last of its sizes.
+    """
 
     node: str
     operator: str
     steps: int
     differing: int
     values: int
+    row: int
 
 
 def stored_values(program: Program, inputs: Sequence[Tensor]) -> dict[str, Tensor]:
@@ -66,7 +70,8 @@ class _Walk(fx.Interpreter):
         theirs = self.held[_original(n)].to(torch.int32)
         ours = torch.round(value / scale).to(torch.int32) + zero_point
         steps = (ours - theirs).abs()
-        self.found.append(Apart(n.name, _operator(n.args[0]), int(steps.max()), int((steps > 0).sum()), steps.numel()))
+        differing, row = int((steps > 0).sum()), steps.shape[-1] if steps.dim() else 1
+        self.found.append(Apart(n.name, _operator(n.args[0]), int(steps.max()), differing, steps.numel(), row))
         return (theirs - zero_point).to(torch.float32) * scale
 
 

@@ -12,8 +12,10 @@ from tersor.passes.arguments import argument
 
 from .block_quantization import blocks_of, linear_of_blocks
 from .builder import Builder, Value
+from .convolution_forms import blocks_of_pixels
 from .dtypes import element_type, tensor_proto
 from .dynamic_quantization import dynamic_linear
+from .quantization import constant_on_grid
 from .registry import Refusal, rule
 
 aten = torch.ops.aten
@@ -36,6 +38,10 @@ def conv(
     groups: int,
 ) -> str:
     spatial = weight.rank - 2
+    blocks = blocks_of_pixels(b.program, b.node) if b.options.pixel_blocks and b.node in b.kernels else None
+    if blocks is not None:
+        arranged = constant_on_grid(b, blocks.stored, blocks.weight)
+        return b.op("Conv", blocks.source(b, x), arranged, bias, pads=list(blocks.pads))
     pads = _spread(padding, spatial) * 2
     return _convolve(b, "Conv", x, weight, bias, stride, pads, dilation, groups)
 

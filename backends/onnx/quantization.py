@@ -2,6 +2,7 @@
 
 A constant is stored as the integers that stand for it: int8, or int4 where its grid is that small. ONNX Runtime
 computes with int4 weights in float alone, so a conversion to int8 follows for it, which it does once, on loading.
+Weights of convolutions with long sums may be stored one step lower, with zero point -1: see `convolution_forms`.
 
 An activation is quantized and dequantized at run time. ONNX Runtime's kernels for x86 take uint8, so 128 is added to
 values and zero points there, which stand for the same numbers; TensorRT takes int8.
@@ -13,6 +14,7 @@ after it, at the rounded bounds, gives the same integers; mostly those are the b
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import onnx
 import torch
@@ -30,6 +32,7 @@ from tersor.ir.operators import (
 from tersor.passes.quantization.roles import Role, clamp_range, role_of
 
 from .builder import Builder, Value
+from .convolution_forms import wants_products
 from .dtypes import tensor_proto
 from .registry import Refusal, rule
 
@@ -52,7 +55,7 @@ def fake_quantize(
     if b.options.float8 and (quant_min, quant_max) in _AS_FLOAT8:
         return _float8(b, x, axis)
     if x.constant:
-        return _constant(b, scale, zero_point, axis, quant_min, quant_max)
+        return constant_on_grid(b, b.node)
     return _activation(b, scale, zero_point, axis, quant_min, quant_max)
 
 
@@ -75,21 +78,39 @@ def fake_quantize_bias(b: Builder, bias: Value, input_scale: Value, weight_scale
 # -- constants -------------------------------------------------------------------------------------------------------
 
 
-def _constant(b: Builder, scale: Value, zero_point: Value, axis: int | None, quant_min: int, quant_max: int) -> str:
-    tensor, factors, offsets = (_tensor(b, argument) for argument in b.node.args[:3])
-    widened = b.options.widen_stored and not b.kernels.isdisjoint(b.node.users)
+def constant_on_grid(b: Builder, node: fx.Node, arrange: Callable[[Tensor], Tensor] | None = None) -> str:
+    """The constant that a fake-quantize node puts on a grid: its integers, dequantized.
+
+    arrange: how a convolution wants it, which leaves the grid's axis in its place.
+    """
+    given: Any = node.args
+    source, scale, zero_point, axis, quant_min, quant_max = given
+    tensor, factors, offsets = (_tensor(b, argument) for argument in given[:3])
+    widened = b.options.widen_stored and not b.kernels.isdisjoint(node.users)
     kind = INT4 if quant_min >= -8 and quant_max <= 7 and not widened else INT8
+    below = arrange is None and b.options.shift_weights and _has_room_below(b, node, kind)
 
     def stored(name: str) -> onnx.TensorProto:
-        steps = quantize_to_grid(tensor, factors, offsets, axis, quant_min, quant_max)
-        return tensor_proto(name, steps.to(torch.int8), kind)
+        values = tensor if arrange is None else arrange(tensor)
+        steps = quantize_to_grid(values, factors, offsets, axis, quant_min, quant_max)
+        return tensor_proto(name, (steps - int(below)).to(torch.int8), kind)
 
-    steps = b.initializer(_name(b.node.args[0]), stored)
+    steps = b.initializer(_name(source) if arrange is None else f"{_name(source)}_arranged", stored)
     read = kind
     if kind == INT4 and b.options.widen:
         steps, read = b.op("Cast", steps, to=INT8), INT8
-    zero = _zero_point(b, b.node.args[2], lambda name: tensor_proto(name, offsets.to(torch.int8), read))
-    return b.op("DequantizeLinear", steps, scale, zero, axis=axis)
+    if below:
+        zero = b.constant((offsets - 1).to(torch.int8))
+    else:
+        zero = _zero_point(b, zero_point, lambda name: tensor_proto(name, offsets.to(torch.int8), read))
+    return b.op("DequantizeLinear", steps, b.value(scale), zero, axis=axis)
+
+
+def _has_room_below(b: Builder, node: fx.Node, kind: int) -> bool:
+    """Whether a weight is to be stored one step lower, with zero point -1, and its type holds that."""
+    least: Any = node.args[4]
+    room = least > (-8 if kind == INT4 else -128) and (kind == INT8 or b.options.widen)
+    return bool(room) and not b.kernels.isdisjoint(node.users) and wants_products(b.program, node)
 
 
 _AS_FLOAT8 = ((-128, 127), (-127, 127))

@@ -16,6 +16,7 @@ from tersor.passes.preferences import Multiples, Preferences
 from ..base import Artifact, Backend, Unsupported
 from ..layer_costs import LayerCosts
 from ..manifest import read_manifest
+from .processor import has_amx
 from .support import unsupported_nodes
 
 if TYPE_CHECKING:
@@ -38,6 +39,9 @@ class OnnxRuntime(Backend):
     int8_activations: let ONNX Runtime quantize the activations that meet weights in blocks, block by block, and compute
         in integer: faster, and less exact.
     threads: of the artifact's session; None leaves it to ONNX Runtime.
+    amx: store weights of large convolutions so that ONNX Runtime multiplies them in AMX's tiles; None: where this
+        machine has those. The results are the same; a CPU without AMX runs such a file slower, and one without VNNI
+        may saturate.
 
     Raises LoweringError on an opset that cannot be written, and from `emit` on a program that is not calibrated, that
     trains, or that calls an operator without a rule.
@@ -51,6 +55,7 @@ class OnnxRuntime(Backend):
     audit: bool = True
     int8_activations: bool = False
     threads: int | None = None
+    amx: bool | None = None
 
     def __post_init__(self) -> None:
         if not OPSETS[0] <= self.opset <= OPSETS[1]:
@@ -76,7 +81,10 @@ class OnnxRuntime(Backend):
         """The form of ONNX that ONNX Runtime fuses."""
         from ..onnx.builder import OnnxOptions
 
-        return OnnxOptions(self.opset, contrib=True, int8_activations=self.int8_activations, unsigned=True, widen=True)
+        amx = has_amx() if self.amx is None else self.amx
+        return OnnxOptions(
+            self.opset, contrib=True, int8_activations=self.int8_activations, pixel_blocks=True, shift_weights=amx
+        )
 
     def supports(self, program: Program, node: fx.Node) -> Unsupported | None:
         return next((found for found in self.unsupported(program) if found.node == node.name), None)

@@ -49,15 +49,60 @@ def blocks(page: Path, *languages: str) -> Iterator[Block]:
 
 
 @pytest.mark.parametrize("page", EXECUTED, ids=name_of)
-def test_python_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The blocks of a page run one after another in one module, in a folder of their own."""
+def test_python_blocks_run_and_print_what_follows_them(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The blocks of a page run one after another in one module, in a folder of their own.
+
+    Text that stands right below a block is how what the block prints begins.
+    """
     module = ModuleType("page")
     monkeypatch.setitem(sys.modules, "page", module)
     monkeypatch.chdir(tmp_path)
-    for block in blocks(page, "python"):
+    for block, stated in with_what_follows(page):
         # Lines are moved down so that a traceback names the page's own.
         code = compile("\n" * (block.line - 1) + block.text, str(page), "exec", dont_inherit=True)
         exec(code, module.__dict__)
+        printed = capsys.readouterr().out
+        assert begins_with(printed, stated), f"{page}:{block.line} prints\n{printed}"
+
+
+def with_what_follows(page: Path) -> Iterator[tuple[Block, str]]:
+    """Each block of Python, and the text that stands below it with nothing in between."""
+    found = list(blocks(page, "python", "text"))
+    for block, after in zip(found, [*found[1:], None], strict=True):
+        if block.language == "python":
+            end = block.line + block.text.count("\n")
+            adjacent = after is not None and after.language == "text" and after.line == end + 3
+            yield block, after.text if after is not None and adjacent else ""
+
+
+PRINTED_NUMBER = re.compile(r"\d+(?:\.\d+)?")
+TOLERANCE = 0.015
+"""Processors add in different orders, so that what was trained or searched for differs a little between them."""
+
+
+def begins_with(printed: str, stated: str) -> bool:
+    """Whether `printed` begins with the words of `stated`, and with numbers as near as processors agree."""
+    lines = stated.rstrip("\n").splitlines()
+    text, wanted = "\n".join(printed.splitlines()[: len(lines)]), "\n".join(lines)
+    pairs = zip(PRINTED_NUMBER.findall(text), PRINTED_NUMBER.findall(wanted), strict=False)
+    return PRINTED_NUMBER.sub("0", text) == PRINTED_NUMBER.sub("0", wanted) and all(
+        abs(float(found) - float(number)) <= TOLERANCE * float(number) for found, number in pairs
+    )
+
+
+def test_another_output_is_found() -> None:
+    assert begins_with("20.0 dB of 3\nmore\n", "20.1 dB of 3\n")
+    assert not begins_with("20.0 dB of 3\n", "20.5 dB of 3\n")
+    assert not begins_with("20.0 dB of 3\n", "20.0 dB in 3\n")
+    assert not begins_with("", "20.0 dB of 3\n")
+
+
+def test_every_method_states_what_its_example_prints() -> None:
+    pages = [page for page in EXECUTED if page.parent.name == "methods"]
+    assert pages
+    assert [page.name for page in pages if not any(stated for _, stated in with_what_follows(page))] == []
 
 
 def commands() -> list[tuple[str, list[str]]]:

@@ -56,6 +56,7 @@ class _Direction:
     peepholes: Value | None
     activations: list[str]
     hidden: int
+    backwards: bool
 
     def gate(self, value: Value | None, index: int, axis: int = 0) -> Value | None:
         """The part of one gate."""
@@ -88,6 +89,21 @@ class _Direction:
         """A gate that also sees the cell, through a peephole."""
         peephole = self.gate(self.peepholes, index)
         return value if peephole is None else self.add(value, self.mul(peephole, cell))
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """A recurrent node over x [steps, batch, features].
+
+    states: what each begins with, [directions, batch, hidden]. lengths: [batch]; None where all samples have all steps.
+    """
+
+    op: Call
+    kind: _Kind
+    x: Value
+    states: list[Value]
+    directions: list[_Direction]
+    lengths: Value | None
 
 
 # -- Steps -------------------------------------------------------------------------------------------------------------
@@ -163,20 +179,24 @@ def _recurrent(kind: _Kind) -> Function:
     def rule(op: Call) -> list[Value]:
         """Every step's output [steps, directions, batch, hidden], and the state after the last."""
         first = bool(op.attr_int("layout", 0))
-        x = op.call(aten.permute.default, op.input(0), [1, 0, 2]) if first else op.input(0)
-        ways = _ways(op)
-        states = [_state(op, x, 5 + index, len(ways), first) for index in range(kind.state)]
-        names = _activations(op, kind, len(ways))
-        directions = [_direction(op, kind, index, names[index]) for index in range(len(ways))]
-        lengths = _lengths(op, x)
-        run = _by_torch if lengths is None and _is_usual(op, kind, names, ways) else _unrolled
-        y, finals = run(op, kind, x, states, directions, ways, lengths)
+        layer = _layer(op, kind, first)
+        y, finals = _by_torch(layer) if _is_usual(layer) else _unrolled(layer)
         if first:
             y = op.call(aten.permute.default, y, [2, 0, 1, 3])
             finals = [op.call(aten.permute.default, final, [1, 0, 2]) for final in finals]
         return [y, *finals]
 
     return rule
+
+
+def _layer(op: Call, kind: _Kind, first: bool) -> _Layer:
+    """What a node says. first: its tensors have the batch in front."""
+    x = op.call(aten.permute.default, op.input(0), [1, 0, 2]) if first else op.input(0)
+    ways = _ways(op)
+    states = [_state(op, x, 5 + index, len(ways), first) for index in range(kind.state)]
+    names = _activations(op, kind, len(ways))
+    directions = [_direction(op, kind, index, names[index], backwards) for index, backwards in enumerate(ways)]
+    return _Layer(op, kind, x, states, directions, _lengths(op, x))
 
 
 def _ways(op: Call) -> list[bool]:
@@ -208,7 +228,7 @@ def _state(op: Call, x: Value, index: int, directions: int, first: bool) -> Valu
     return op.call(aten.full.default, sizes, 0.0, dtype=op.dtype(x))
 
 
-def _direction(op: Call, kind: _Kind, index: int, activations: list[str]) -> _Direction:
+def _direction(op: Call, kind: _Kind, index: int, activations: list[str], backwards: bool) -> _Direction:
     hidden = op.static_shape(op.input(2))[2]
     gates = len(kind.order) * hidden
     weight, recurrent = (_of(op, place, index) for place in (1, 2))
@@ -217,7 +237,7 @@ def _direction(op: Call, kind: _Kind, index: int, activations: list[str]) -> _Di
         both = _of(op, 3, index)
         biases = [op.call(aten.slice.Tensor, both, 0, start, start + gates) for start in (0, gates)]
     peepholes = None if kind.peepholes is None or not op.has(kind.peepholes) else _of(op, kind.peepholes, index)
-    return _Direction(op, weight, recurrent, biases[0], biases[1], peepholes, activations, hidden)
+    return _Direction(op, weight, recurrent, biases[0], biases[1], peepholes, activations, hidden, backwards)
 
 
 def _of(op: Call, place: int, direction: int) -> Value:
@@ -237,43 +257,37 @@ def _lengths(op: Call, x: Value) -> Value | None:
     return given
 
 
-def _is_usual(op: Call, kind: _Kind, names: list[list[str]], ways: list[bool]) -> bool:
+def _is_usual(layer: _Layer) -> bool:
     """Whether PyTorch's operator computes this."""
-    operator = op.proto.op_type
-    usual = [list(kind.activations)] * len(ways)
-    if operator == "RNN":
-        usual = [names[0]] * len(ways)
+    op, kind, operator = layer.op, layer.kind, layer.op.proto.op_type
+    names = [d.activations for d in layer.directions]
+    usual = names[0] if operator == "RNN" else list(kind.activations)
     peepholes = kind.peepholes is not None and op.has(kind.peepholes)
     return (
-        names == usual
+        layer.lengths is None
+        and all(given == usual for given in names)
         and (operator, names[0][0]) in _WHOLE
         and not (op.has_attr("clip") or peepholes or op.attr_int("input_forget", 0))
         and (operator != "GRU" or bool(op.attr_int("linear_before_reset", 0)))
     )
 
 
-def _by_torch(
-    op: Call,
-    kind: _Kind,
-    x: Value,
-    states: list[Value],
-    directions: list[_Direction],
-    ways: list[bool],
-    lengths: Value | None,
-) -> tuple[Value, list[Value]]:
+def _by_torch(layer: _Layer) -> tuple[Value, list[Value]]:
     """PyTorch knows forwards and both ways; backwards alone is forwards through the steps turned round."""
-    backwards = ways == [True]
+    op, x, states, directions = layer.op, layer.x, layer.states, layer.directions
+    count, head = len(directions), directions[0]
+    turned = count == 1 and head.backwards
     parameters: list[Value] = []
     for d in directions:
         values = (d.weight, d.recurrent, d.bias, d.recurrent_bias)
-        parameters += [_reordered(op, kind, value, d.hidden) for value in values if value is not None]
-    source = op.call(aten.flip.default, x, [0]) if backwards else x
-    target = _WHOLE[op.proto.op_type, directions[0].activations[0]]
-    state: Any = states if kind.state > 1 else states[0]
-    biased = directions[0].bias is not None
-    found, *finals = op.call_several(target, source, state, parameters, biased, 1, 0.0, False, len(ways) > 1, False)
-    found = op.call(aten.flip.default, found, [0]) if backwards else found
-    sizes = [op.size(x, 0), op.size(x, 1), len(ways), directions[0].hidden]
+        parameters += [_reordered(op, layer.kind, value, d.hidden) for value in values if value is not None]
+    source = op.call(aten.flip.default, x, [0]) if turned else x
+    target = _WHOLE[op.proto.op_type, head.activations[0]]
+    state: Any = states if len(states) > 1 else states[0]
+    biased = head.bias is not None
+    found, *finals = op.call_several(target, source, state, parameters, biased, 1, 0.0, False, count > 1, False)
+    found = op.call(aten.flip.default, found, [0]) if turned else found
+    sizes = [op.size(x, 0), op.size(x, 1), count, head.hidden]
     return op.call(aten.permute.default, op.call(aten.reshape.default, found, sizes), [0, 2, 1, 3]), finals
 
 
@@ -286,36 +300,39 @@ def _reordered(op: Call, kind: _Kind, value: Value, hidden: int) -> Value:
     return replace(joined, name=value.name) if isinstance(joined, Known) and isinstance(value, Known) else joined
 
 
-def _unrolled(
-    op: Call,
-    kind: _Kind,
-    x: Value,
-    states: list[Value],
-    directions: list[_Direction],
-    ways: list[bool],
-    lengths: Value | None,
-) -> tuple[Value, list[Value]]:
-    steps = op.size(x, 0)
+def _unrolled(layer: _Layer) -> tuple[Value, list[Value]]:
+    """One step after another, direction by direction."""
+    op, directions = layer.op, layer.directions
+    steps = op.size(layer.x, 0)
     if not isinstance(steps, int) or steps > _LONGEST or not steps:
         op.refuse(
             "PyTorch's operator does not compute this, and the steps are too many to unroll or not known",
             expected=f"1 to {_LONGEST} steps, or the usual activations without clip, peepholes or reset before",
             found=f"{steps} steps",
         )
-    if lengths is not None and any(ways):
+    if layer.lengths is not None and any(d.backwards for d in directions):
         op.refuse("samples of several lengths backwards are not taken", expected="direction forward")
+    inputs = [op.call(aten.select.int, layer.x, 0, step) for step in range(steps)]
     outputs, finals = [], []
-    for index, (d, backwards) in enumerate(zip(directions, ways, strict=True)):
-        state = [op.call(aten.select.int, value, 0, index) for value in states]
-        found: list[Value] = []
-        for step in range(steps)[:: -1 if backwards else 1]:
-            new = kind.step(d, op.call(aten.select.int, x, 0, step), state)
-            state, shown = (new, new[0]) if lengths is None else _until(op, lengths, step, state, new)
-            found.append(shown)
-        outputs.append(op.call(aten.stack.default, found[:: -1 if backwards else 1], 0))
+    for index, d in enumerate(directions):
+        state = [op.call(aten.select.int, value, 0, index) for value in layer.states]
+        found, state = _stepped(layer, d, inputs, state)
+        outputs.append(op.call(aten.stack.default, found, 0))
         finals.append(state)
     last = [op.call(aten.stack.default, list(values), 0) for values in zip(*finals, strict=True)]
     return op.call(aten.stack.default, outputs, 1), last
+
+
+def _stepped(layer: _Layer, d: _Direction, inputs: list[Value], state: list[Value]) -> tuple[list[Value], list[Value]]:
+    """What each step of a direction shows, in the order of the inputs, and the state after its last."""
+    shown: dict[int, Value] = {}
+    for step in range(len(inputs))[:: -1 if d.backwards else 1]:
+        new = layer.kind.step(d, inputs[step], state)
+        if layer.lengths is None:
+            state, shown[step] = new, new[0]
+        else:
+            state, shown[step] = _until(layer.op, layer.lengths, step, state, new)
+    return [shown[step] for step in range(len(inputs))], state
 
 
 def _until(op: Call, lengths: Value, step: int, old: list[Value], new: list[Value]) -> tuple[list[Value], Value]:

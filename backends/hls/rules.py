@@ -17,6 +17,7 @@ from tersor.ir.macs import multiply_accumulates
 from tersor.ir.program import Program
 from tersor.ir.requantize_forms import Ints
 
+from ..grouped_convolution import ungrouped
 from .build import MOVES, Builder, Image, Refusal, Value, integer, pixel_by_pixel, scale_of
 from .graph import (
     Add,
@@ -118,7 +119,7 @@ def _conv(b: Builder, acc: fx.Node) -> None:
         rows = image.places
         matrix, places = filters.reshape(outputs, -1)[rows], rows
     else:
-        matrix = _ungrouped(filters, count)[:, image.places].transpose(0, 2, 3, 1).reshape(outputs, -1)
+        matrix = ungrouped(filters, count)[:, image.places].transpose(0, 2, 3, 1).reshape(outputs, -1)
         rows = places = np.arange(outputs)
     folded = _folded_bias(b, bias, rows, matrix, move)
     requantizer = requantizer and requantizer.of_channels(rows)
@@ -154,18 +155,6 @@ def _sums(matrix: Ints, bias: Ints, x: Stream) -> tuple[int, int]:
     most = x.high - x.low
     low, high = bias + most * np.minimum(matrix, 0).sum(1), bias + most * np.maximum(matrix, 0).sum(1)
     return int(low.min(initial=0)), int(high.max(initial=0))
-
-
-def _ungrouped(weight: Ints, groups: int) -> Ints:
-    """A grouped convolution as one with zeros between the groups, which a static schedule skips."""
-    if groups == 1:
-        return weight
-    outputs, inputs = len(weight) // groups, weight.shape[1]
-    full = np.zeros((len(weight), inputs * groups, *weight.shape[2:]), weight.dtype)
-    for group in range(groups):
-        rows = slice(group * outputs, (group + 1) * outputs)
-        full[rows, group * inputs : (group + 1) * inputs] = weight[rows]
-    return full
 
 
 def _windows(

@@ -17,6 +17,7 @@ from tersor.ir.macs import multiply_accumulates
 from tersor.ir.proofs import Requantization
 from tersor.ir.shapes import KEY
 
+from ..grouped_convolution import ungrouped
 from .choice import Choice, Plane, choose
 from .layout import Affine, Border
 from .plan import LEAST, Planner, explicit_padding, integer, pair
@@ -156,7 +157,7 @@ def _convolution(planner: Planner, acc: fx.Node, node: fx.Node) -> None:
     window = _Window((filters.shape[2], filters.shape[3]), steps, strides)
     walk, taps = _windowed(planner, node, x, _moved_back(source, border, planner.block), border, window)
     depthwise = groups == len(filters) == planner.shape(x)[1] and groups != 1
-    filters = filters if depthwise else _ungrouped(filters, integer(groups))
+    filters = filters if depthwise else ungrouped(filters, integer(groups))
     kernel = _kernel(planner, filters, walk, buffer, taps, grid)
     kernel = Choice("depthwise", "one filter a channel") if depthwise else kernel
     layout = buffer.layout
@@ -185,18 +186,6 @@ def _moved_back(walk: Walk, border: Border, block: int) -> Walk:
     affine = walk.affine
     first = affine.first - border.top * affine.row_bytes - border.left * block
     return Walk(walk.buffer, Affine(first, affine.block_bytes, affine.row_bytes))
-
-
-def _ungrouped(weight: np.ndarray[Any, Any], groups: int) -> np.ndarray[Any, Any]:
-    """A grouped convolution as one with zeros between the groups, which a sparse kernel skips."""
-    if groups == 1:
-        return weight
-    outputs, inputs = len(weight) // groups, weight.shape[1]
-    full = np.zeros((len(weight), inputs * groups, *weight.shape[2:]), weight.dtype)
-    for group in range(groups):
-        rows = slice(group * outputs, (group + 1) * outputs)
-        full[rows, group * inputs : (group + 1) * inputs] = weight[rows]
-    return full
 
 
 @dataclass(frozen=True)

@@ -26,23 +26,25 @@ def batch_norm(
 ) -> str:
     if training or mean is None or variance is None:
         raise Refusal("batch norm computes statistics from its batch, as in training", "program.eval()")
-    channels = mean.shape
-    scale: str = b.constant(torch.ones(channels, dtype=x.dtype)) if weight is None else weight
-    shift: str = b.constant(torch.zeros(channels, dtype=x.dtype)) if bias is None else bias
+    scale, shift = _filled(b, x, weight, 1, mean.shape), _filled(b, x, bias, 0, mean.shape)
     return b.op("BatchNormalization", x, scale, shift, mean, variance, epsilon=float(eps))
+
+
+def _filled(b: Builder, x: Value, given: Value | None, fill: float, shape: Sequence[int]) -> str:
+    """A parameter that ONNX wants to be there: as given, or of one value."""
+    return b.constant(torch.full(tuple(shape), fill, dtype=x.dtype)) if given is None else given
 
 
 @rule(aten.layer_norm.default)
 def layer_norm(b: Builder, x: Value, shape: Sequence[int], weight: Value | None, bias: Value | None, eps: float) -> str:
-    scale: str = b.constant(torch.ones(tuple(shape), dtype=x.dtype)) if weight is None else weight
-    return b.op("LayerNormalization", x, scale, bias, axis=-len(shape), epsilon=float(eps))
+    return b.op("LayerNormalization", x, _filled(b, x, weight, 1, shape), bias, axis=-len(shape), epsilon=float(eps))
 
 
 @rule(aten.rms_norm.default)
 def rms_norm(b: Builder, x: Value, shape: Sequence[int], weight: Value | None, eps: float | None) -> str:
     """RMSNormalization came with opset 23; before it, the form that ONNX Runtime fuses, with its square as Pow."""
     epsilon = torch.finfo(x.dtype).eps if eps is None else eps
-    scale: str = b.constant(torch.ones(tuple(shape), dtype=x.dtype)) if weight is None else weight
+    scale = _filled(b, x, weight, 1, shape)
     if b.options.opset >= 23:
         return b.op("RMSNormalization", x, scale, axis=-len(shape), epsilon=float(epsilon))
     axes = b.ints(*range(-len(shape), 0))
@@ -78,9 +80,7 @@ def instance_norm(
 ) -> str:
     if not use_input_stats:
         return batch_norm(b, x, weight, bias, mean, variance, False, momentum, eps)
-    channels = x.shape[1:2]
-    scale: str = b.constant(torch.ones(channels, dtype=x.dtype)) if weight is None else weight
-    shift: str = b.constant(torch.zeros(channels, dtype=x.dtype)) if bias is None else bias
+    scale, shift = (_filled(b, x, given, fill, x.shape[1:2]) for given, fill in ((weight, 1), (bias, 0)))
     return b.op("InstanceNormalization", x, scale, shift, epsilon=float(eps))
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import time
 from collections.abc import Iterator, Sequence
 from importlib import import_module
 
@@ -16,7 +14,8 @@ from ..results import FOLDER, machine, versions
 from ..trained.seeds import SEEDS
 from .claim import Claim
 from .ledger import Entry, Ledger
-from .table import terminal, write_page
+from .neighbours import Work
+from .table import busy, terminal, write_page
 
 MODULES = {
     1: "size_and_speed",
@@ -56,9 +55,13 @@ def run(numbers: Sequence[int] = (), quick: bool = False, fresh: bool = False, l
     left = ledger.begin(asked, fresh)
     if left != asked:
         console.print(f"going on with a run that was stopped: {len(asked) - len(left)} of {len(asked)} claims are done")
+    minutes = {number: claim(number).minutes for number in left}
+    console.print(f"{len(left)} claims to measure: about {sum(minutes.values()):g} minutes on two idle cores")
     for entry in _each(left, quick=False):
         ledger.add(entry)
-        console.print(f"claim {entry['number']}: {'met' if entry['met'] else 'not met'}, {entry['seconds']:.0f} s")
+        verdict, took = "met" if entry["met"] else "not met", entry["seconds"] / 60
+        of = f"of about {minutes[entry['number']]:g}"
+        console.print(f"claim {entry['number']}: {verdict}, {took:.1f} minutes {of}{busy(entry)}")
     ledger.end()
     entries = ledger.entries()
     console.print(terminal(entries[number] for number in asked))
@@ -76,16 +79,17 @@ def _each(numbers: Sequence[int], quick: bool) -> Iterator[Entry]:
 
 def measured(given: Claim, quick: bool) -> Entry:
     """A claim's entry: what was claimed and measured, how, for how long, and on what."""
-    load, started = os.getloadavg()[0], time.perf_counter()
+    begun = Work.now()
     figures = given.measure(SEEDS[:1] if quick else SEEDS, quick)
+    ended = Work.now()
     return {
         "number": given.number,
         "claimed": given.claimed,
         "how": given.how,
         "met": all(figure.met is not False for figure in figures),
         "gap": given.gap,
-        "seconds": time.perf_counter() - started,
-        "load": load,
+        "seconds": ended.clock - begun.clock,
+        "others": ended.others_since(begun),
         "versions": versions(),
         "machine": machine(),
         "figures": [figure.to_json() for figure in figures],

@@ -13,6 +13,8 @@ from .ledger import Entry, LedgerError
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "claims.md"
 BEGIN, END = "<!-- figures: written by `python -m benchmarks claims --page` -->", "<!-- end of figures -->"
+_QUIET = 0.25
+"""Cores that others may keep busy beside a measurement."""
 _VERDICT = {True: "met", False: "not met", None: ""}
 
 
@@ -44,8 +46,8 @@ def _by(wanted: Mapping[str, Any]) -> str:
 
 
 def _number(value: float) -> str:
-    """Three figures, and tenths of what is 100 and more: 100.8, 34.4, 0.251."""
-    return f"{value:.1f}" if abs(value) >= 100 else f"{value:.3g}"
+    """Three figures, and tenths of what is 100 and more: 100.8, 34.4, 0.251; 0 where only rounding is left."""
+    return f"{value:.1f}" if abs(value) >= 100 else f"{round(value, 9):.3g}"
 
 
 def markdown(entries: Sequence[Entry]) -> str:
@@ -57,13 +59,28 @@ def markdown(entries: Sequence[Entry]) -> str:
         lines += ["| claimed | measured | without | |", "|---|---|---|---|"]
         lines += [f"| {' | '.join(cells(figure))} |" for figure in entry["figures"]]
         lines += ["", f"What would close the gap: {entry['gap']}"] if not entry["met"] else []
-        lines += ["", f"It took {entry['seconds'] / 60:.1f} minutes{_load(entry)}."]
+        alike = [figure["what"] for figure in entry["figures"] if _is_alike(figure)]
+        lines += ["", f"On one seed or more no better than without the method: {'; '.join(alike)}"] if alike else []
+        lines += ["", f"It took {entry['seconds'] / 60:.1f} minutes{busy(entry)}."]
     return "\n".join(lines)
 
 
-def _load(entry: Entry) -> str:
-    busy = entry["load"] > entry["machine"]["cores"]
-    return f", on a machine that {entry['load']:.0f} others kept busy: its timings are to be run again" if busy else ""
+def _is_alike(figure: Mapping[str, Any]) -> bool:
+    """Whether what is claimed is not better than its absence on each of the seeds."""
+    wanted, without = figure["wanted"], figure["without"]
+    if wanted is None or without is None:
+        return False
+    sign = 1 if wanted["side"] == "at least" else -1
+    pairs = zip(figure["measured"], without["values"], strict=False)
+    return any(sign * (measured - absent) <= 0 for measured, absent in pairs)
+
+
+def busy(entry: Entry) -> str:
+    """What is to be said where other programs ran beside the measurements."""
+    if entry["others"] < _QUIET:
+        return ""
+    share = f"{entry['others']:.1f} of {entry['machine']['cores']} cores"
+    return f", while other programs kept {share} busy: its timings are to be run again"
 
 
 def write_page(entries: Sequence[Entry], page: Path = PAGE) -> None:

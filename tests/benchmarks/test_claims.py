@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from benchmarks.__main__ import NAMES, chosen, main
 from benchmarks.claims import post_training, run, table
 from benchmarks.claims.claim import Claim, Figure, at_least, at_most
 from benchmarks.claims.ledger import Ledger, LedgerError
+from benchmarks.claims.neighbours import Work
 from benchmarks.claims.workers import differences, per_seed, percents
 from benchmarks.results import FOLDER
 from benchmarks.trained import Trained, digits_cnn, trained
@@ -68,6 +70,17 @@ def test_a_single_seed_leaves_the_threads_as_they_were() -> None:
     before = torch.get_num_threads()
     assert per_seed((2,), True, square)["square"] == (4.0,)
     assert torch.get_num_threads() == before
+
+
+def test_cores_that_others_keep_busy(tmp_path: Path) -> None:
+    stat = tmp_path / "stat"
+    ticks = 100 * torch.tensor([3, 1, 2, 50, 9, 0, 0, 1, 0, 0]) * os.sysconf("SC_CLK_TCK") // 100
+    stat.write_text(f"cpu  {' '.join(map(str, ticks.tolist()))}\ncpu0 0\n")
+    found = Work.now(stat)
+    assert found.machine == 7.0, "all but idle and waiting for disks"
+    assert Work(10.0, 27.0, 4.0).others_since(Work(0.0, 7.0, 1.0)) == 1.7
+    assert Work(10.0, 7.5, 4.0).others_since(Work(0.0, 7.0, 1.0)) == 0.0
+    assert Work.now(tmp_path / "nothing").others_since(found) == 0.0
 
 
 # -- the ledger --------------------------------------------------------------------------------------------------------
@@ -204,7 +217,7 @@ def made(met: bool) -> dict[str, Any]:
     figure = Figure("lost", (1.0, 2.0), "points", at_most(2 if met else 1), (3.0, 4.0), "by chance", "a note")
     return {
         "number": 4, "claimed": "something", "how": "somehow", "gap": "something else", "met": met, "seconds": 90.0,
-        "load": 0.5, "machine": {"cores": 2}, "figures": [figure.to_json()],
+        "others": 0.1, "machine": {"cores": 2}, "figures": [figure.to_json()],
     }  # fmt: skip
 
 
@@ -219,8 +232,21 @@ def test_only_a_claim_that_is_not_met_tells_of_its_gap() -> None:
     assert "What would close the gap: something else" in table.markdown([made(False)])
 
 
+def test_a_method_that_gains_nothing_on_a_seed_is_named() -> None:
+    assert "no better" not in table.markdown([made(True)])
+    figure = Figure("kept", (99.0, 98.0), "%", at_least(97), (97.5, 98.5), "by chance")
+    text = table.markdown([{**made(True), "figures": [figure.to_json()]}])
+    assert "On one seed or more no better than without the method: kept" in text
+
+
+def test_what_is_left_of_rounding_is_zero() -> None:
+    figure = Figure("lost", (9.5e-15,), "points", at_most(1))
+    assert table.cells(figure.to_json())[1] == "0 points, spread 0"
+
+
 def test_a_busy_machine_is_told_of() -> None:
-    assert "run again" in table.markdown([{**made(True), "load": 9.0}])
+    assert "run again" not in table.markdown([made(True)])
+    assert "run again" in table.markdown([{**made(True), "others": 0.9}])
 
 
 def test_the_page_is_written_between_its_marks(tmp_path: Path) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 from .arrays import wrapped
 from .design import Design, Process, Wire
 from .source import Code, code
 from .storage import fifo_storage
 
+TEMPLATES = Path(__file__).parent / "templates"
 _HEADER = "// Written by tersor. Edit folding.json and lower again rather than this file.\n"
 _INT_MAX = 2**31 - 1
 
@@ -34,8 +36,8 @@ class Project:
         return {
             f"{self.name}.h": self._declaration(),
             f"{self.name}.cpp": self._top(),
-            "simulate.cpp": self._driver(),
-            "testbench.cpp": self._testbench(),
+            "simulate.cpp": self._filled("simulate.cpp"),
+            "testbench.cpp": self._filled("testbench.cpp"),
             **layers,
         }
 
@@ -148,84 +150,11 @@ class Project:
     def _includes(self) -> list[str]:
         return [f'#include "{self.name}.h"', *(f'#include "layers/{name}.h"' for name in self.memories())]
 
-    def _driver(self) -> str:
-        return _HEADER + "\n".join(
-            [
-                "// Frames from the standard input through the design to the standard output, one int64 a value.",
-                "// With an argument, every stream is traced into that folder.",
-                *self._includes(),
-                "#include <cstdio>",
-                "#include <cstdlib>",
-                "",
-                "static bool ended = false;",
-                "",
-                "static long long take() {",
-                "    long long value = 0;",
-                "    if (std::fread(&value, sizeof value, 1, stdin) != 1)",
-                "        ended = true;",
-                "    return value;",
-                "}",
-                "",
-                "static void give(long long value) { std::fwrite(&value, sizeof value, 1, stdout); }",
-                "",
-                "static void frame() {",
-                *self._frame(),
-                "}",
-                "",
-                "int main(int count, char **arguments) {",
-                "    if (count > 1)",
-                "        hls::trace_folder() = arguments[1];",
-                "    const long long frames = take();",
-                "    for (long long i = 0; i < frames && !ended; i++)",
-                "        frame();",
-                "    return ended ? 4 : 0;",
-                "}",
-                "",
-            ]
-        )
-
-    def _testbench(self) -> str:
-        return _HEADER + "\n".join(
-            [
-                "// Golden vectors, computed by the compiler's integer stage, through the design.",
-                *self._includes(),
-                "#include <cstdio>",
-                "",
-                "static std::FILE *vectors = nullptr;",
-                "static long long different = 0, values = 0;",
-                "",
-                "static long long take() {",
-                "    long long value = 0;",
-                '    if (std::fscanf(vectors, "%lld", &value) != 1)',
-                "        different++;",
-                "    return value;",
-                "}",
-                "",
-                "static void give(long long value) {",
-                "    values++;",
-                "    if (take() != value)",
-                "        different++;",
-                "}",
-                "",
-                "static void frame() {",
-                *self._frame(),
-                "}",
-                "",
-                "int main(int count, char **arguments) {",
-                '    vectors = std::fopen(count > 1 ? arguments[1] : "golden.txt", "r");',
-                "    if (vectors == nullptr) {",
-                '        std::printf("golden.txt cannot be opened\\n");',
-                "        return 1;",
-                "    }",
-                "    const long long frames = take();",
-                "    for (long long i = 0; i < frames; i++)",
-                "        frame();",
-                "    std::fclose(vectors);",
-                '    std::printf("%lld frames, %lld of %lld values differ\\n", frames, different, values);',
-                "    return different == 0 && values > 0 ? 0 : 1;",
-                "}",
-                "",
-            ]
+    def _filled(self, template: str) -> str:
+        """A source of `templates/`, about this design."""
+        text = (TEMPLATES / template).read_text(encoding="utf-8")
+        return _HEADER + text.replace("@INCLUDES@", "\n".join(self._includes())).replace(
+            "@FRAME@", "\n".join(self._frame())
         )
 
 

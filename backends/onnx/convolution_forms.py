@@ -32,9 +32,9 @@ _MOST_PIXELS = 16
 """In a block: gathering larger ones costs more than the kernel gains (16x16: 0.85 of the speed)."""
 _FEWEST_OUTPUTS = 16
 
-SUMMANDS = {True: 384, False: 512}
+SUMMANDS = {True: 320, False: 512}
 """From so many summands a product in tiles is faster than the symmetric kernel: pointwise, and where patches are
-gathered. Measured on AMX: 1.1 to 1.8 times from there on, 0.7 at 128."""
+gathered. Measured on AMX: 1.2 to 1.8 times from there on, 0.7 at 128."""
 OUTPUTS = {True: 64, False: 128}
 """And from so many output channels, over which gathering is spread."""
 

@@ -122,6 +122,6 @@ CLAIM = Claim(
     "in INT8; one image in ONNX Runtime on one thread, all files in turns, and accuracy of the same files on 450 "
     "test images. Negative: better than float",
     "a smaller share of the multiply-accumulates for latency, a larger one for accuracy",
-    18,
+    12,
     measure,
 )

@@ -35,6 +35,6 @@ CLAIM = Claim(
     "a ResNet-8 on digits with noise of deviation 0.6, cut in four steps with training after each, the float program "
     "as teacher; negative: better than float",
     "more steps, or longer training after each",
-    4,
+    2,
     measure,
 )

@@ -114,10 +114,10 @@ def test_what_gains_nothing_is_left_as_it_is(layer: nn.Conv2d, size: int) -> Non
 
 @pytest.mark.parametrize("scheme", [INT8, INT4], ids=["int8", "int4"])
 def test_weights_one_step_lower_give_the_same_integers(scheme: Scheme) -> None:
-    net = nn.Sequential(nn.Conv2d(384, 64, 1), nn.ReLU(), nn.Conv2d(64, 128, 3, padding=1), nn.ReLU())
-    program = quantized(net, torch.randn(2, 384, 6, 6), scheme)
+    net = nn.Sequential(nn.Conv2d(320, 64, 1), nn.ReLU(), nn.Conv2d(64, 128, 3, padding=1), nn.ReLU())
+    program = quantized(net, torch.randn(2, 320, 6, 6), scheme)
     plain, shifted = emit_model(program, PLAIN), emit_model(program, SHIFTED)
-    x = torch.randn(3, 384, 6, 6)
+    x = torch.randn(3, 320, 6, 6)
     assert torch.equal(run(shifted, x), run(plain, x))
     readers = [node for node in shifted.graph.node if node.op_type == "DequantizeLinear" and len(node.input) > 2]
     zeros = [stored(shifted)[node.input[2]] for node in readers if node.input[2] in stored(shifted)]
@@ -126,7 +126,7 @@ def test_weights_one_step_lower_give_the_same_integers(scheme: Scheme) -> None:
 
 
 @pytest.mark.parametrize(
-    "layer", [nn.Conv2d(380, 64, 1), nn.Conv2d(384, 48, 1), nn.Conv2d(64, 64, 3), nn.Conv2d(1024, 256, 1, groups=2)]
+    "layer", [nn.Conv2d(316, 64, 1), nn.Conv2d(320, 48, 1), nn.Conv2d(64, 64, 3), nn.Conv2d(1024, 256, 1, groups=2)]
 )
 def test_short_sums_keep_their_zero_point(layer: nn.Conv2d) -> None:
     program = quantized(layer, torch.randn(2, layer.in_channels, 4, 4))

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-import transformers as tf
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -28,65 +27,10 @@ from tersor.passes.canonical.canonicalize import Canonicalize
 from tersor.passes.manager import PassManager
 from tersor.passes.quantization.quantize import Quantize
 
+from ...small_transformers import MODELS, built, other_sizes, traced
+
 aten = torch.ops.aten
 attend = F.scaled_dot_product_attention
-TEXT: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 50}
-Case = tuple[Any, tuple[Any, ...], dict[str, Any], dict[str, Any]]
-BATCH = {"pixel_values": {0: "batch"}}
-SEQUENCES = {"input_ids": {0: "batch", 1: "length"}}
-
-
-def resnet() -> Case:
-    config = tf.ResNetConfig(embedding_size=16, hidden_sizes=[16, 32], depths=[1, 1])
-    return tf.ResNetForImageClassification(config), (torch.randn(2, 3, 32, 32),), {}, BATCH
-
-
-def mobilenet() -> Case:
-    config = tf.MobileNetV2Config(depth_multiplier=0.25, image_size=32, initializer_range=0.2)
-    return tf.MobileNetV2ForImageClassification(config), (torch.randn(2, 3, 32, 32),), {}, BATCH
-
-
-def vit() -> Case:
-    config = tf.ViTConfig(
-        hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, image_size=32, patch_size=8
-    )
-    return tf.ViTForImageClassification(config), (torch.randn(2, 3, 32, 32),), {}, {}
-
-
-def bert() -> Case:
-    mask = torch.ones(2, 8, dtype=torch.long)
-    mask[1, 5:] = 0
-    inputs = {"input_ids": torch.randint(0, 50, (2, 8)), "attention_mask": mask}
-    return tf.BertModel(tf.BertConfig(**TEXT, intermediate_size=64)), (), inputs, {}
-
-
-def llama() -> Case:
-    config = tf.LlamaConfig(**TEXT, num_key_value_heads=1, intermediate_size=64, tie_word_embeddings=True)
-    return tf.LlamaForCausalLM(config), (), {"input_ids": torch.randint(0, 50, (2, 8))}, SEQUENCES
-
-
-def deepseek() -> Case:
-    config = tf.DeepseekV3Config(
-        **TEXT, num_key_value_heads=2, intermediate_size=64, moe_intermediate_size=16, n_routed_experts=8, n_group=2,
-        topk_group=1, num_experts_per_tok=2, first_k_dense_replace=1, q_lora_rank=8, kv_lora_rank=8,
-        qk_rope_head_dim=8, qk_nope_head_dim=8, v_head_dim=8,
-    )  # fmt: skip
-    return tf.DeepseekV3ForCausalLM(config), (), {"input_ids": torch.randint(0, 50, (2, 8))}, {}
-
-
-MODELS = {"resnet": resnet, "mobilenet": mobilenet, "vit": vit, "bert": bert, "llama": llama, "deepseek": deepseek}
-
-
-@cache
-def traced(name: str) -> tuple[Program, list[Tensor]]:
-    """The program, and inputs of other sizes than those of the trace where its sizes are dynamic."""
-    torch.manual_seed(0)
-    model, args, kwargs, dynamic = MODELS[name]()
-    program = trace(model, args, kwargs, dynamic)
-    inputs = program.signature.flatten(args, kwargs)
-    if dynamic:
-        inputs = [torch.cat([tensor, tensor[:1]]) for tensor in inputs]
-    return program, [tensor[:, :5] for tensor in inputs] if dynamic is SEQUENCES else inputs
 
 
 def through_onnx(program: Program, folder: Path) -> Program:
@@ -120,7 +64,7 @@ def assert_same_outputs(expected: Program, found: Program, inputs: list[Tensor])
 @cache
 def trips(name: str) -> tuple[Program, Program, Program]:
     """The program after one, two and three trips."""
-    program, found = traced(name)[0], []
+    program, found = traced(name, dynamic=True), []
     for _ in range(3):
         with TemporaryDirectory() as folder:
             program = through_onnx(program, Path(folder))
@@ -131,7 +75,7 @@ def trips(name: str) -> tuple[Program, Program, Program]:
 @pytest.mark.parametrize("name", MODELS)
 def test_a_model_comes_back(name: str) -> None:
     """The first trip spells some operators otherwise, as ONNX has no others; the second and third change nothing."""
-    program, inputs = traced(name)
+    program, inputs = traced(name, dynamic=True), other_sizes(name)
     first, second, third = trips(name)
     assert_same_outputs(program, first, inputs)
     assert_same_outputs(program, third, inputs)
@@ -147,7 +91,7 @@ MORE_NODES = {"llama": 1.15, "deepseek": 1.05}
 @pytest.mark.parametrize("name", MODELS)
 def test_canonical_forms_are_the_same(name: str) -> None:
     """Attention, norms, activations: written out in ONNX, recovered by Canonicalize."""
-    program, inputs = traced(name)
+    program, inputs = traced(name, dynamic=True), other_sizes(name)
     before, after = Canonicalize()(program), Canonicalize()(trips(name)[0])
     assert some(before, WHOLE) == some(after, WHOLE)
     assert len(after.graph.nodes) <= MORE_NODES.get(name, 1.0) * len(before.graph.nodes)
@@ -156,7 +100,7 @@ def test_canonical_forms_are_the_same(name: str) -> None:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_names_and_dynamic_dimensions_are_kept(name: str) -> None:
-    program, found = traced(name)[0], trips(name)[0]
+    program, found = traced(name, dynamic=True), trips(name)[0]
     assert found.signature.inputs == program.signature.inputs
     assert found.signature.dims.keys() == program.signature.dims.keys()
     assert found.signature.output_names == program.signature.output_names
@@ -245,10 +189,8 @@ def test_random_networks_come_back(
 
 
 def quantized(name: str, scheme: Scheme) -> tuple[Program, list[Tensor]]:
-    program, inputs = traced(name)
-    assert program.example is not None
-    batch = dict(zip([spec.name for spec in program.signature.inputs], program.example, strict=True))
-    return PassManager([Quantize(scheme, calibration=[batch])], progress=False).run(program).program, inputs
+    program, inputs = traced(name, dynamic=True), other_sizes(name)
+    return PassManager([Quantize(scheme, calibration=[built(name)[1]])], progress=False).run(program).program, inputs
 
 
 def grids(program: Program) -> Counter[tuple[Any, ...]]:

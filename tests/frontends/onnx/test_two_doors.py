@@ -6,16 +6,15 @@ them. What is left of a difference is the exporter's own, and stated.
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections import Counter
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import onnxruntime
 import pytest
 import torch
-import transformers as tf
 from torch import Tensor, nn
 
 from tersor.frontends.onnx.load import load_onnx
@@ -24,57 +23,8 @@ from tersor.ir.program import Program
 from tersor.passes.canonical.canonicalize import Canonicalize
 from tersor.passes.rewriting.fold_batchnorm import FoldBatchNorm
 
-TEXT: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 50}
-Inputs = dict[str, Tensor]
-Case = tuple[nn.Module, Inputs]
+from ...small_transformers import MODELS, built, traced
 
-
-def image() -> Inputs:
-    return {"pixel_values": torch.randn(2, 3, 32, 32)}
-
-
-def tokens() -> Inputs:
-    return {"input_ids": torch.randint(0, 50, (2, 8))}
-
-
-def resnet() -> Case:
-    config = tf.ResNetConfig(embedding_size=16, hidden_sizes=[16, 32], depths=[1, 1])
-    return tf.ResNetForImageClassification(config), image()
-
-
-def mobilenet() -> Case:
-    config = tf.MobileNetV2Config(depth_multiplier=0.25, image_size=32)
-    return tf.MobileNetV2ForImageClassification(config), image()
-
-
-def vit() -> Case:
-    config = tf.ViTConfig(
-        hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, image_size=32, patch_size=8
-    )
-    return tf.ViTForImageClassification(config), image()
-
-
-def bert() -> Case:
-    mask = torch.ones(2, 8, dtype=torch.long)
-    mask[1, 5:] = 0
-    return tf.BertModel(tf.BertConfig(**TEXT, intermediate_size=64)), {**tokens(), "attention_mask": mask}
-
-
-def llama() -> Case:
-    config = tf.LlamaConfig(**TEXT, num_key_value_heads=1, intermediate_size=64)
-    return tf.LlamaForCausalLM(config), tokens()
-
-
-def deepseek() -> Case:
-    config = tf.DeepseekV3Config(
-        **TEXT, num_key_value_heads=2, intermediate_size=64, moe_intermediate_size=16, n_routed_experts=8, n_group=2,
-        topk_group=1, num_experts_per_tok=2, first_k_dense_replace=1, q_lora_rank=8, kv_lora_rank=8,
-        qk_rope_head_dim=8, qk_nope_head_dim=8, v_head_dim=8,
-    )  # fmt: skip
-    return tf.DeepseekV3ForCausalLM(config), tokens()
-
-
-MODELS = {"resnet": resnet, "mobilenet": mobilenet, "vit": vit, "bert": bert, "llama": llama, "deepseek": deepseek}
 OPERATORS: dict[str, dict[str, int]] = {
     "resnet": {"conv2d": 8, "linear": 1, "max_pool2d": 1, "adaptive_avg_pool2d": 1},
     "mobilenet": {"conv2d": 52, "linear": 1, "hardtanh": 35, "adaptive_avg_pool2d": 1},
@@ -110,20 +60,6 @@ DIFFERENCES: dict[tuple[str, str], tuple[Difference, str]] = {
 }
 
 
-@cache
-def built(name: str) -> Case:
-    """The model with batch norms of its own, and its inputs."""
-    torch.manual_seed(0)
-    model, inputs = MODELS[name]()
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            assert module.running_mean is not None
-            assert module.running_var is not None
-            module.running_mean.normal_(0, 0.1)
-            module.running_var.uniform_(0.01, 0.02)
-    return model.eval(), inputs
-
-
 class Plain(nn.Module):
     """A model of tensors by position, and of a tuple: all that TorchScript takes."""
 
@@ -138,13 +74,10 @@ class Plain(nn.Module):
 
 def export(name: str, path: Path, **options: Any) -> Program:
     """Through torch.onnx, with the settings that `trace` changes by itself."""
-    model, inputs = built(name)
-    config: Any = model.config
-    cached = getattr(config, "use_cache", None)
+    model, inputs = copy.deepcopy(built(name))
     if name == "deepseek":
-        model.set_experts_implementation("batched_mm")  # type: ignore[operator]  # a method of transformers' models
-    if cached is not None:
-        config.use_cache = False
+        model.set_experts_implementation("batched_mm")
+    model.config.use_cache = False
     logging.disable(logging.WARNING)
     try:
         if options.get("dynamo", True):
@@ -154,8 +87,6 @@ def export(name: str, path: Path, **options: Any) -> Program:
             torch.onnx.export(plain, tuple(inputs.values()), path, input_names=list(inputs), **options)
     finally:
         logging.disable(logging.NOTSET)
-        if cached is not None:
-            config.use_cache = cached
     return load_onnx(path)
 
 
@@ -184,8 +115,7 @@ def assert_same_outputs(name: str, *programs: Program) -> None:
 
 
 def meet(name: str, export_name: str, folder: Path) -> None:
-    model, inputs = built(name)
-    first = canonical(trace(model, (), inputs))
+    first = canonical(traced(name))
     second = canonical(export(name, folder / "model.onnx", **EXPORTS[export_name]))
     assert OPERATORS[name].items() <= operators(first).items()
     assert excess(first, second) == DIFFERENCES.get((name, export_name), ({}, ""))[0]

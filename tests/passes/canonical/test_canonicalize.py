@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-import transformers
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, fx, nn
@@ -19,6 +18,8 @@ from tersor.ir.signature import Signature, TensorSpec
 from tersor.ir.structure import Structure
 from tersor.passes.canonical.canonicalize import Canonicalize
 from tersor.passes.rewriting.fold_batchnorm import FoldBatchNorm
+
+from ...small_transformers import MODELS, built, traced
 
 aten = torch.ops.aten
 
@@ -390,61 +391,14 @@ def test_random_networks_keep_their_outputs(layers: list[str], seed: int, dynami
     assert not {"aten.dropout.default", "aten.clone.default"} & {str(node.target) for node in folded.graph.nodes}
 
 
-def resnet() -> nn.Module:
-    config = transformers.ResNetConfig(embedding_size=16, hidden_sizes=[16, 32], depths=[1, 1])
-    return transformers.ResNetForImageClassification(config)
-
-
-def mobilenet() -> nn.Module:
-    config = transformers.MobileNetV2Config(depth_multiplier=0.25, image_size=32)
-    return transformers.MobileNetV2ForImageClassification(config)
-
-
-def vit() -> nn.Module:
-    config = transformers.ViTConfig(
-        hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, image_size=32
-    )
-    return transformers.ViTForImageClassification(config)
-
-
-SMALL: dict[str, Any] = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 32, "vocab_size": 50}
-
-
-def bert() -> nn.Module:
-    return transformers.BertModel(transformers.BertConfig(num_hidden_layers=1, **SMALL))
-
-
-def llama() -> nn.Module:
-    return transformers.LlamaForCausalLM(transformers.LlamaConfig(num_hidden_layers=1, num_key_value_heads=1, **SMALL))
-
-
-def deepseek() -> nn.Module:
-    config = transformers.DeepseekV3Config(
-        num_hidden_layers=2, num_key_value_heads=2, moe_intermediate_size=16, n_routed_experts=4, n_group=2,
-        topk_group=1, num_experts_per_tok=2, first_k_dense_replace=1, q_lora_rank=16, kv_lora_rank=16,
-        qk_rope_head_dim=8, qk_nope_head_dim=8, v_head_dim=16, **SMALL,
-    )  # fmt: skip
-    return transformers.DeepseekV3ForCausalLM(config)
-
-
-@pytest.mark.parametrize("build", [resnet, mobilenet, vit, bert, llama, deepseek])
-def test_models_of_transformers_keep_their_outputs(build: Callable[[], nn.Module]) -> None:
-    torch.manual_seed(0)
-    model = build().eval()
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            assert module.running_mean is not None
-            assert module.running_var is not None
-            module.running_mean.normal_()
-            module.running_var.uniform_(0.5, 2)
-    images = build in (resnet, mobilenet, vit)
-    kwargs = {"pixel_values": torch.randn(2, 3, 32, 32)} if images else {"input_ids": torch.randint(0, 50, (2, 6))}
-    program = trace(model, (), kwargs)
+@pytest.mark.parametrize("name", MODELS)
+def test_models_of_transformers_keep_their_outputs(name: str) -> None:
+    (model, inputs), program = built(name), traced(name)
     result = FoldBatchNorm()(Canonicalize()(program))
     with torch.no_grad():
-        expected = model(**kwargs)
+        expected = model(**inputs)
     key = "logits" if "logits" in expected else "last_hidden_state"
-    torch.testing.assert_close(result(**kwargs)[key], expected[key], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(result(**inputs)[key], expected[key], rtol=1e-4, atol=1e-4)
     targets = [str(node.target) for node in result.graph.nodes]
     assert not {"aten.batch_norm.default", "aten.dropout.default", "aten.arange.default", "aten.clone.default"} & {
         *targets

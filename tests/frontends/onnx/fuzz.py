@@ -1,4 +1,4 @@
-"""Mutated ONNX files by the thousand, each loaded under a limit of time and memory. `test_hostile.py` runs this file.
+"""Mutated ONNX files by the thousand, each loaded under a limit of time and memory: run by `test_hostile_files.py`.
 
     python tests/frontends/onnx/fuzz.py FIRST COUNT [SECONDS]
 

@@ -69,7 +69,7 @@ class OnnxOptions:
     move_stored: moves that a runtime does not see through between dequantizing and quantizing are done on integers.
     float8: grids of 8 bits and zero point 0 as float8 (E4M3) of the same reach.
     half_attention: attention between casts to float16, its scale on the query, as GPUs have it in one kernel.
-    pixel_blocks: integer convolutions of few channels with a stride run on blocks of pixels: see `convolution_forms`.
+    fast_convolutions: integer convolutions in the form that ONNX Runtime runs fastest: see `convolution_forms`.
     shift_weights: weights of integer convolutions with long sums are stored one step lower, with zero point -1, which
         makes ONNX Runtime multiply matrices, in tiles on AMX.
     """
@@ -85,7 +85,7 @@ class OnnxOptions:
     move_stored: bool = True
     float8: bool = False
     half_attention: bool = False
-    pixel_blocks: bool = False
+    fast_convolutions: bool = False
     shift_weights: bool = False
 
 

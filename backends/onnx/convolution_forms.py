@@ -6,6 +6,7 @@ has AMX, and is chosen for what the first one does not take.
 
     conv(x[N, C, H, W], stride s)  ->  conv(blocks(x)[N, s*s*C, H/s, W/s], stride 1)        C not a multiple of 4
     weight, zero point 0           ->  weight - 1, zero point -1                            long sums, on AMX
+    conv(pad(x, 0))                ->  conv(x, larger padding)
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from tersor.passes.arguments import argument, spatial
 
 from .builder import Builder, Value
 
-CONVOLUTION = torch.ops.aten.conv2d.default
+aten = torch.ops.aten
+CONVOLUTION = aten.conv2d.default
 
 LANES = 4
 """Input channels that the symmetric kernel multiplies at once."""
@@ -78,20 +80,51 @@ class Blocks:
         return b.dequantize(first, stored) if stored else first
 
 
+@dataclass(frozen=True)
+class Padded:
+    """What a convolution reads, and the zeros around it: at the top, left, bottom and right."""
+
+    source: fx.Node
+    pads: tuple[int, int, int, int]
+
+
+def padded(node: fx.Node) -> Padded:
+    """The source of a convolution over two dimensions with constant padding, before a pad with zeros that it reads."""
+    source = argument(node, "input")
+    rows, columns = spatial(node, "padding", 2)
+    sizes = _zeros_around(source)
+    if sizes is None:
+        return Padded(source, (rows, columns, rows, columns))
+    left, right, top, bottom = sizes
+    pads = (rows + top, columns + left, rows + bottom, columns + right)
+    return Padded(argument(source, "self"), pads)
+
+
+def _zeros_around(node: fx.Node) -> list[int] | None:
+    """What a node pads its input with in two dimensions, at the left, right, top and bottom; None where it does not."""
+    if node.target not in (aten.constant_pad_nd.default, aten.pad.default) or argument(node, "value"):
+        return None
+    if node.target is aten.pad.default and argument(node, "mode") != "constant":
+        return None
+    sizes = list(argument(node, "pad"))
+    sizes += [0] * (4 - len(sizes))
+    known = all(isinstance(size, int) and size >= 0 for size in sizes)
+    return sizes[:4] if known and not any(sizes[4:]) else None
+
+
 def blocks_of_pixels(program: Program, node: fx.Node) -> Blocks | None:
     """How the convolution is done on blocks; None where it is not one of few channels with a stride, or has no need."""
-    if node.target is not CONVOLUTION:
-        return None
-    x, weight = argument(node, "input"), argument(node, "weight")
-    image, (outputs, channels, *kernel) = x.meta[KEY].shape, weight.meta[KEY].shape
-    stride, padding, dilation = (spatial(node, name, 2) for name in ("stride", "padding", "dilation"))
+    given, weight = padded(node), argument(node, "weight")
+    image, (outputs, channels, *kernel) = given.source.meta[KEY].shape, weight.meta[KEY].shape
+    stride, dilation = (spatial(node, name, 2) for name in ("stride", "dilation"))
     pixels = math.prod(stride)
     if dilation != [1, 1] or not 1 < pixels <= _MOST_PIXELS or argument(node, "groups") != 1:
         return None
     few = channels % LANES and not channels * pixels % LANES
     if not few or outputs < _FEWEST_OUTPUTS or len(image) != 4 or not _is_stored(program, weight):
         return None
-    sides = [_side(*given) for given in zip(image[2:], kernel, stride, padding, strict=True)]
+    begins, ends = given.pads[:2], given.pads[2:]
+    sides = [_side(*side) for side in zip(image[2:], kernel, stride, begins, ends, strict=True)]
     if sides[0] is None or sides[1] is None:
         return None
     (top_lead, down, top, bottom), (left_lead, across, left, right) = sides[0], sides[1]
@@ -99,14 +132,14 @@ def blocks_of_pixels(program: Program, node: fx.Node) -> Blocks | None:
     return Blocks(weight, block, (top_lead, left_lead), (down, across), (top, left, bottom, right))
 
 
-def _side(size: object, kernel: int, stride: int, padding: int) -> tuple[int, int, int, int] | None:
+def _side(size: object, kernel: int, stride: int, begin: int, end: int) -> tuple[int, int, int, int] | None:
     """Lead, taps, and blocks of padding before and after, along one dimension; None where blocks do not fit."""
     if not isinstance(size, int) or size % stride:
         return None
-    before = -(-padding // stride)
-    lead = before * stride - padding
+    before = -(-begin // stride)
+    lead = before * stride - begin
     taps = -(-(kernel + lead) // stride)
-    after = (size + 2 * padding - kernel) // stride + taps - size // stride - before
+    after = (size + begin + end - kernel) // stride + taps - size // stride - before
     return None if after < 0 else (lead, taps, before, after)
 
 

@@ -83,7 +83,7 @@ class OnnxRuntime(Backend):
 
         amx = has_amx() if self.amx is None else self.amx
         return OnnxOptions(
-            self.opset, contrib=True, int8_activations=self.int8_activations, pixel_blocks=True, shift_weights=amx
+            self.opset, contrib=True, int8_activations=self.int8_activations, fast_convolutions=True, shift_weights=amx
         )
 
     def supports(self, program: Program, node: fx.Node) -> Unsupported | None:

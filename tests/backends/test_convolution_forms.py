@@ -5,6 +5,7 @@ Weights are 7 bits wide, so that ONNX Runtime saturates on no machine.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,7 +31,7 @@ from tersor.passes.quantization.calibrate import Calibrate
 from tersor.passes.quantization.insert_fake_quant import InsertFakeQuant
 
 PLAIN = OnnxOptions(contrib=True)
-BLOCKS, SHIFTED = replace(PLAIN, pixel_blocks=True), replace(PLAIN, shift_weights=True)
+FAST, SHIFTED = replace(PLAIN, fast_convolutions=True), replace(PLAIN, shift_weights=True)
 
 
 def quantized(model: nn.Module, x: Tensor, scheme: Scheme = INT8) -> Program:
@@ -55,7 +56,7 @@ def stored(model: onnx.ModelProto) -> dict[str, Tensor]:
 
 def test_a_seven_by_seven_kernel_becomes_four_by_four() -> None:
     program = quantized(nn.Sequential(nn.Conv2d(3, 16, 7, 2, 3), nn.ReLU()), torch.randn(2, 3, 32, 32))
-    model = emit_model(program, BLOCKS)
+    model = emit_model(program, FAST)
     (conv,) = (node for node in model.graph.node if node.op_type == "Conv")
     assert [list(a.ints) for a in conv.attribute if a.name == "pads"] == [[2, 2, 1, 1]]
     assert {tensor.shape for tensor in stored(model).values() if tensor.dim() == 4} == {(16, 12, 4, 4)}
@@ -88,7 +89,7 @@ def test_blocks_give_the_same_integers(
     top, left, bottom, right = found.pads
     ours = F.conv2d(F.pad(blocks, (left, right, top, bottom)).double(), found.weight(weight).double())
     assert torch.equal(ours, F.conv2d(x.double(), weight.double(), stride=stride, padding=padding))
-    assert torch.equal(run(emit_model(program, BLOCKS), x.float()), run(emit_model(program, PLAIN), x.float()))
+    assert torch.equal(run(emit_model(program, FAST), x.float()), run(emit_model(program, PLAIN), x.float()))
 
 
 @pytest.mark.parametrize(
@@ -106,7 +107,40 @@ def test_blocks_give_the_same_integers(
 )
 def test_what_gains_nothing_is_left_as_it_is(layer: nn.Conv2d, size: int) -> None:
     program = quantized(layer, torch.randn(2, layer.in_channels, size, size))
-    assert emit_model(program, BLOCKS) == emit_model(program, PLAIN)
+    assert emit_model(program, FAST) == emit_model(program, PLAIN)
+
+
+# -- pads ------------------------------------------------------------------------------------------------------------
+
+
+class Pads(nn.Module):
+    """A pad before a convolution, and its sizes: left, right, top, bottom."""
+
+    def __init__(self, channels: int, sizes: Sequence[int], value: float = 0.0) -> None:
+        super().__init__()
+        self.conv, self.sizes, self.value = nn.Conv2d(channels, 16, 3, 2), list(sizes), value
+
+    def forward(self, input: Tensor) -> Tensor:
+        y: Tensor = self.conv(F.pad(input, self.sizes, value=self.value))
+        return y
+
+
+@pytest.mark.parametrize("channels", [3, 8])
+@pytest.mark.parametrize("sizes", [(0, 1, 0, 1), (2, 1), (0, 0, 1, 0)])
+def test_a_pad_with_zeros_is_the_padding_of_the_convolution(channels: int, sizes: Sequence[int]) -> None:
+    program = quantized(Pads(channels, sizes), torch.randn(2, channels, 12, 12))
+    fast, plain = emit_model(program, FAST), emit_model(program, PLAIN)
+    assert "Pad" in {node.op_type for node in plain.graph.node}
+    assert "Pad" not in {node.op_type for node in fast.graph.node}
+    x = torch.randn(3, channels, 12, 12)
+    assert torch.equal(run(fast, x), run(plain, x))
+
+
+@pytest.mark.parametrize(("sizes", "value"), [((1, 1, 1, 1), 0.5), ((-1, 1, 0, 0), 0.0), ((0, 0, 0, 0, 1, 0), 0.0)])
+def test_other_pads_stay(sizes: Sequence[int], value: float) -> None:
+    channels = 8 - (len(sizes) > 4)
+    program = quantized(Pads(8, sizes, value), torch.randn(2, channels, 12, 12))
+    assert emit_model(program, FAST) == emit_model(program, PLAIN)
 
 
 # -- products --------------------------------------------------------------------------------------------------------

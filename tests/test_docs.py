@@ -16,6 +16,7 @@ import tomli
 import yaml
 
 from tersor.cli import cli
+from tersor.passes.registry import PASSES
 from tersor.recipe import build_passes
 from tersor.sweeps.settings import check, settings_of
 from tersor.sweeps.sweep_file import sweep_from
@@ -162,6 +163,17 @@ def test_every_decision_is_listed() -> None:
     folder = ROOT / "docs" / "decisions"
     listed = LINK.findall((folder / "README.md").read_text(encoding="utf-8"))
     assert listed == sorted(path.name for path in folder.glob("[0-9]*.md"))
+
+
+def test_the_architecture_names_every_pass_and_folder_and_no_file_that_is_gone() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    settings = tomli.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    packages = [name.replace(".", "/") for name in settings["tool"]["setuptools"]["packages"]]
+    passes = [PASSES.find(name).__name__ for name in PASSES.names()]
+    assert [name for name in passes if f"`{name}`" not in text] == []
+    assert [name for name in packages if f"{name.removeprefix('tersor/')}/`" not in text] == []
+    files = [path for path in re.findall(r"`([\w/]+\.py)`", text) if not list(ROOT.glob(f"[!.]*/**/{path}"))]
+    assert [path for path in files if not (ROOT / path).is_file()] == []
 
 
 ROW = re.compile(r"^\| [^|]+\|([^|]+)\|([^|]+)\| `(\w+\.json)` \|$", re.MULTILINE)

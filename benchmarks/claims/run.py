@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import time
 from collections.abc import Iterator, Sequence
 from importlib import import_module
 
@@ -32,6 +34,8 @@ MODULES = {
 
 NUMBERS = tuple(MODULES)
 _WIDTH = 150
+_STEPS = ("claims", "seeds", "latency", "detectors")
+"""What is told of where stderr is no terminal; passes tell of every batch."""
 
 
 def claim(number: int) -> Claim:
@@ -70,11 +74,17 @@ def run(numbers: Sequence[int] = (), quick: bool = False, fresh: bool = False, l
 
 def _each(numbers: Sequence[int], quick: bool) -> Iterator[Entry]:
     """Entries one by one, under a bar that tells which claim it is and how long it may take."""
-    with progress_bar() as listener, listening(listener):
+    with progress_bar() as listener, listening(listener or _lines):
         for done, number in enumerate(numbers):
             given = claim(number)
             tell("claims", done, len(numbers), f"claim {number}, about {given.minutes:g} minutes on an idle machine")
             yield measured(given, quick)
+
+
+def _lines(description: str, done: int, total: int | None, note: str = "", /) -> None:
+    """Progress where there is no terminal for bars: a line a claim and a seed."""
+    if description in _STEPS:
+        print(f"{time.strftime('%H:%M:%S')} {description} {done} of {total} {note}", file=sys.stderr, flush=True)
 
 
 def measured(given: Claim, quick: bool) -> Entry:

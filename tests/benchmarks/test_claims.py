@@ -184,6 +184,19 @@ def test_a_killed_run_keeps_what_it_measured(
     assert Ledger(tmp_path).entries()[8]["figures"][0]["measured"] == [0.0, 1.0, 2.0]
 
 
+def test_progress_is_told_line_by_line_where_there_is_no_terminal(
+    tmp_path: Path, claims: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    claims(counted(3, []), counted(8, []))
+    run.run((3, 8), ledger=Ledger(tmp_path))
+    told = capsys.readouterr()
+    assert [line.split()[1:5] for line in told.err.splitlines()] == [
+        ["claims", "0", "of", "2"],
+        ["claims", "1", "of", "2"],
+    ]
+    assert "2 claims to measure: about 2 minutes" in told.out
+
+
 def test_a_quick_run_writes_nothing(tmp_path: Path, claims: Callable[..., None]) -> None:
     claims(counted(3, []))
     run.run((3,), quick=True, ledger=Ledger(tmp_path))

@@ -11,6 +11,7 @@ from .graph import (
     Concat,
     Constant,
     Depthwise,
+    Geometry,
     Graph,
     Layer,
     MatrixVector,
@@ -182,13 +183,14 @@ def lanes_in(layer: Layer, fold: Fold) -> int:
     return fold.pe * fold.simd if isinstance(layer, Depthwise | MaxPool | SumPool) else fold.pe
 
 
-def window_fold(window: Window, reader: Layer, fold: Fold) -> Fold:
+def window_fold(geometry: Geometry, reader: Layer, fold: Fold) -> Fold:
     """That of a window generator: one tap of as many channels as the reader takes; all taps where it takes several."""
-    taps = window.geometry.taps
     if not isinstance(reader, MatrixVector):
         return Fold(fold.pe, fold.simd)
-    channels = window.x.channels
-    return Fold(fold.simd) if fold.simd < channels or taps == 1 else Fold(channels, taps if fold.simd > channels else 1)
+    channels = reader.x.channels
+    if fold.simd < channels or geometry.taps == 1:
+        return Fold(fold.simd)
+    return Fold(channels, geometry.taps if fold.simd > channels else 1)
 
 
 def design(graph: Graph, folds: Mapping[str, Fold]) -> Design:
@@ -198,7 +200,7 @@ def design(graph: Graph, folds: Mapping[str, Fold]) -> Design:
     for layer in reversed(graph.layers):
         if isinstance(layer, Window):
             reader = readers[layer.y.name]
-            every[layer.name] = window_fold(layer, reader, every[reader.name])
+            every[layer.name] = window_fold(layer.geometry, reader, every[reader.name])
     written: dict[str, Wire] = {}
     processes: list[Process] = []
     inputs = []

@@ -1,16 +1,17 @@
-"""How deep each FIFO has to be: as deep as it ever was in a simulation in which it did not matter."""
+"""How deep each FIFO has to be: as deep as it ever was in a simulation at the pace of the slowest process."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from .design import Design, Process
-from .graph import MatrixVector, Select, Window
-from .schedule import fill, is_parallel, last_pixel, room, stride_lines, turns
-from .simulate import UNBOUNDED, Timing, simulate
+from .graph import MatrixVector, Window
+from .schedule import behind_window, is_parallel, last_pixel, turns
+from .simulate import SHALLOW, UNBOUNDED, Simulator, Timing
 
-SHALLOW = 2
+_FRAMES = (5, 10, 20, 40)
+"""Simulated until it has settled: in a long pipeline each process may first be late by what its readers are."""
 
 
 @dataclass(frozen=True)
@@ -26,64 +27,53 @@ class Fifos:
 
 
 def size_fifos(design: Design) -> Fifos:
-    """Simulate with generous FIFOs where paths meet again and in front of window generators; keep what was used.
+    """Simulate with inputs evenly over the cycles of the formula and FIFOs without an end; keep what was used.
 
-    A branch waits at a join for the other, so its FIFO holds what the other has in flight. A window generator takes the
-    first lines of a frame at once, so a FIFO in front of it lets what is before it run on between frames. What drops
-    pixels sends a row of them at once, and then none; what works in bursts is given room for what comes meanwhile. A
-    matrix-vector unit takes a vector at once, and then none while
-    it computes. With depths of what was held at most, no write has to wait that did not before: the schedule is the
-    same, so there is no deadlock; the second simulation shows it.
+    At that pace every process keeps up, so no FIFO holds more than bursts, and what one branch of a residual has in
+    flight. Only what a window generator sends tap by tap stays shallow: each value leaves several times, so it is
+    cheaper to let the generator wait, and lines before it. With depths of what was held at most, that very schedule is
+    possible, so there is no deadlock and no slower pace; a second simulation, with inputs as fast as they are taken,
+    shows it.
     """
-    generous, pace = dict.fromkeys(_joins(design), UNBOUNDED), interval(design)
-    for process in design.processes:
-        if isinstance(process.layer, Window):
-            name = process.reads[0].stream.name
-            generous.setdefault(name, max(fill(process) + stride_lines(process), SHALLOW))
-        if isinstance(process.layer, MatrixVector) and not process.layer.x.side:
-            wire = process.reads[0]
-            generous.setdefault(wire.stream.name, wire.beats // process.layer.pixels + SHALLOW)
-        if isinstance(process.layer, Select):
-            wire = process.writes[0]
-            rows = int(process.layer.masks.rows.sum())
-            generous.setdefault(wire.stream.name, wire.beats // rows + SHALLOW)
-        for name, beats in room(process, pace).items():
-            generous[name] = max(generous.get(name, 0), beats + SHALLOW)
-    first = simulate(design, generous)
-    depths = {
-        wire.stream.name: max(SHALLOW, first.occupancy[wire.stream.name] if wire.stream.name in generous else SHALLOW)
-        for wire in design.wires
-    }
-    return Fifos(depths, simulate(design, depths), pace)
+    pace = interval(design)
+    shallow = _behind_windows(design)
+    endless = {wire.stream.name: UNBOUNDED for wire in design.wires if wire.stream.name not in shallow}
+    paced, free = Simulator.of(design, pace), Simulator.of(design)
+    held = _settled(paced, endless, lambda timing: timing.steady).occupancy
+    depths = {name: max(SHALLOW, beats) for name, beats in held.items()}
+    return Fifos(depths, _settled(free, depths, lambda timing: timing.interval <= pace), pace)
+
+
+def _settled(simulator: Simulator, depths: Mapping[str, int], is_settled: Callable[[Timing], bool]) -> Timing:
+    """The timing of as few frames as it takes to settle, or of many."""
+    for frames in _FRAMES:
+        timing = simulator.run(depths, frames)
+        if is_settled(timing):
+            break
+    return timing
 
 
 def interval(design: Design) -> int:
     """Cycles from frame to frame by formula: the slowest process, with the lines that its window generator fills."""
     before = {wire.stream.name: process for process in design.processes for wire in process.writes}
-    return max((turns(process) + _waits(process, before) for process in design.processes), default=0)
+    return max((max(turns(process), _behind(process, before)) for process in design.processes), default=0)
 
 
-def _waits(process: Process, before: Mapping[str, Process]) -> int:
-    """What the unit behind a window generator waits for at the start of a frame.
-
-    The generator fills its lines while the unit is still busy with the last pixel of the frame before.
-    """
+def _behind(process: Process, before: Mapping[str, Process]) -> int:
+    """The cycles of a process behind a window generator that sends tap by tap; 0 for others."""
     source = before.get(process.reads[0].stream.name) if process.reads else None
-    if source is None or not isinstance(source.layer, Window) or is_parallel(source) or turns(process) < turns(source):
+    if source is None or not isinstance(source.layer, Window) or is_parallel(source):
         return 0
-    return max(0, fill(source) - last_pixel(process))
+    layer, fold = process.layer, process.fold
+    after = last_pixel(layer, fold, process.step_count) if isinstance(layer, MatrixVector) else 0
+    return behind_window(source.layer.geometry, source.layer.x.channels // source.fold.pe, turns(process), after)
 
 
-def _joins(design: Design) -> list[str]:
-    """Streams into a layer with two inputs whose paths come from one fork."""
-    origins: dict[str, frozenset[str]] = {}
-    found = []
+def _behind_windows(design: Design) -> set[str]:
+    """Streams that carry what a window generator sends tap by tap, also by other lanes."""
+    found: set[str] = set()
     for process in design.processes:
-        sides = [origins.get(wire.stream.name, frozenset()) for wire in process.reads]
-        if len(sides) == 2 and sides[0] & sides[1]:
-            found += [wire.stream.name for wire in process.reads]
-        own = frozenset().union(*sides)
-        if len(process.writes) > 1:
-            own |= {process.name}
-        origins.update((wire.stream.name, own) for wire in process.writes)
+        sends = isinstance(process.layer, Window) and not is_parallel(process)
+        if sends or (process.layer is None and process.reads[0].stream.name in found):
+            found.add(process.writes[0].stream.name)
     return found

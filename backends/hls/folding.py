@@ -11,17 +11,16 @@ from typing import Any
 
 from tersor.ir.errors import LoweringError
 
-from .design import Design, Fold, choices, design, follows, lanes_in, sparse_cycles
+from .design import Design, Fold, choices, design, follows, lanes_in, window_fold
 from .fifos import interval
-from .graph import Depthwise, Geometry, Graph, Layer, MatrixVector, Window, weight_bits
+from .graph import Geometry, Graph, Layer, MatrixVector, Window, weight_bits
 from .parts import USABLE, Part
 from .resources import Resources, estimate, total
+from .schedule import behind_window, last_pixel, unit_turns, window_turns
 
 _FORMAT = 1
 _KEYS = {"pe", "simd", "streamed", "fabric", "pe_may_be", "simd_may_be"}
 """What a layer has in the file; the last two are there to be read."""
-_SLACK = 4
-"""How many times quicker than asked layers without weights are made: they cost little, and catch up after a pause."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,7 @@ def for_cycles(graph: Graph, cycles: int, part: Part) -> Choice:
     if found.cycles <= cycles and not found.excess(part):
         return found
     best = fastest(graph, part)
-    if best.cycles <= cycles:  # layers without weights are made quicker than asked, which may be what does not fit
+    if best.cycles <= cycles:  # what is quicker may take less: divisors and zeros do not fall evenly
         return best
     if found.cycles > cycles:
         what = f"no folding takes {cycles} cycles a frame: the most parallel takes {found.cycles}"
@@ -89,9 +88,7 @@ def fold_for(graph: Graph, cycles: int | None, part: Part) -> Choice:
     folds = {}
     for layer in graph.layers:
         if not follows(layer):
-            geometry = _geometry(layer, windows)
-            quick = cycles is not None and not isinstance(layer, MatrixVector | Depthwise)
-            folds[layer.name] = _least(layer, geometry, max(cycles // _SLACK, 1) if quick and cycles else cycles)
+            folds[layer.name] = _least(layer, _geometry(layer, windows), cycles)
     return _fitted(graph, folds, part)
 
 
@@ -141,10 +138,14 @@ def _streamed(graph: Graph, folds: dict[str, Fold], part: Part, found: Choice) -
 
 
 def _pairs(layer: Layer) -> list[tuple[int, int]]:
-    """The folds of a layer, the least parallel first; of equal ones those with more inputs, which share a sum."""
+    """The folds of a layer, those with the fewest multipliers first; of equal ones those with more inputs.
+
+    Each output has a multiplier of its own where sums are requantized.
+    """
     found = choices(layer)
     every = [(pe, simd) for pe in found.pe for simd in found.simd]
-    return sorted(every, key=lambda pair: (pair[0] * pair[1], -pair[1]))
+    own = getattr(layer, "requantizer", None) is not None
+    return sorted(every, key=lambda pair: (pair[0] * (pair[1] + own), -pair[1]))
 
 
 def _least(layer: Layer, geometry: Geometry | None, cycles: int | None) -> Fold:
@@ -162,23 +163,27 @@ def _turns(layer: Layer, geometry: Geometry | None, pe: int, simd: int, wanted: 
 
     A static schedule is looked at only where more than `wanted` are taken without.
     """
-    behind = _window_turns(geometry, layer, pe, simd) if geometry else 0
-    if not isinstance(layer, MatrixVector):
-        sent = max(stream.count // pe for stream in layer.writes)
-        return max(behind, sent, *(stream.count // lanes_in(layer, Fold(pe, simd)) for stream in layer.reads))
-    rows, columns = layer.weight.shape
-    own: int = layer.pixels * (rows // pe) * (columns // simd)
-    if own > wanted:
-        own = min(own, sparse_cycles(layer.pixels, layer.sparse_steps(pe, simd), int(columns) // simd))
-    return max(own, behind)
+    fold = Fold(pe, simd)
+    if isinstance(layer, MatrixVector):
+        own, after = _unit(layer, fold, wanted)
+    else:
+        sent = [stream.count // pe for stream in layer.writes]
+        own, after = max([*sent, *(stream.count // lanes_in(layer, fold) for stream in layer.reads)]), 0
+    if geometry is None:
+        return own
+    taken = window_fold(geometry, layer, fold)
+    folds = layer.x.channels // taken.pe
+    turns = window_turns(geometry, folds, taken.simd > 1)
+    return max(own, turns, 0 if taken.simd > 1 else behind_window(geometry, folds, own, after))
 
 
-def _window_turns(g: Geometry, reader: Layer, pe: int, simd: int) -> int:
-    taken = lanes_in(reader, Fold(pe, simd))
-    channels = reader.x.channels
-    if taken > channels or (not isinstance(reader, MatrixVector) and simd > 1):
-        return math.prod(g.padded) * (1 if isinstance(reader, MatrixVector) else channels // pe)
-    return (g.lines * g.plane[1] + g.out[0] * max(g.out[1] * g.taps, g.stride[0] * g.plane[1])) * (channels // taken)
+def _unit(layer: MatrixVector, fold: Fold, wanted: int) -> tuple[int, int]:
+    """The cycles of a matrix-vector unit, and those after its last read, with a static schedule where it has one."""
+    dense = unit_turns(layer, fold, None)
+    steps = layer.sparse_steps(fold.pe, fold.simd) if dense > wanted else None
+    if steps is not None and unit_turns(layer, fold, steps) >= dense:
+        steps = None
+    return unit_turns(layer, fold, steps), last_pixel(layer, fold, steps)
 
 
 def _geometry(layer: Layer, windows: Mapping[str, Window]) -> Geometry | None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
+import torch
 
+from tersor.ir.integer_operators import int_add
 from tersor.ir.requantize_forms import Bools, Ints, multiply_shift
 
 from .requantizer import signed_digits
@@ -117,6 +120,23 @@ class _Bounds:
         least = int(base[self.low].max()) if self.low.any() else int(base.min())
         most = int(base[self.high].min()) + (1 << shift) - 1 if self.high.any() else least
         return least, most
+
+
+@lru_cache(maxsize=256)
+def proven_sum(
+    ranges: tuple[tuple[int, int], ...], scales: tuple[float, ...], zeros: tuple[int, int], grid: tuple[int, ...]
+) -> PairSum:
+    """The circuit of an `int_add`, proven on all pairs of values that its operands can have.
+
+    scales: of the operands, then of the result. grid: zero point and ends of the result. It is remembered: a lowering
+    asks twice for each sum.
+    """
+    values = [torch.arange(least, most + 1, dtype=torch.int8) for least, most in ranges]
+    (scale_a, scale_b, scale), (zero_a, zero_b), (zero_point, low, high) = scales, zeros, grid
+    a, b = torch.meshgrid(*values, indexing="ij")
+    results = int_add(a, b, scale_a, zero_a, scale_b, zero_b, scale, zero_point, low, high)
+    table = PairTable(ranges[0][0], ranges[1][0], results.to(torch.int64).numpy(), zero_point, low, high, zeros)
+    return cheapest_sum(table, scale_a / scale, scale_b / scale)
 
 
 def cheapest_sum(table: PairTable, ratio_a: float, ratio_b: float) -> PairSum:

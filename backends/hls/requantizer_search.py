@@ -12,8 +12,10 @@ wide ones, all channels at once, and looks at a few thresholds before it looks a
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
+import torch
 
 from tersor.ir.proofs import Requantization
 from tersor.ir.requantize_forms import (
@@ -35,6 +37,7 @@ _WIDER = 3
 _LARGEST_SHIFT = 52
 _PROBES = 12
 _FAR = np.int64(1) << 61
+_MAGNITUDE = np.int64(2**63 - 1)
 
 
 @dataclass(frozen=True)
@@ -128,7 +131,26 @@ class _Found:
 
 
 def cheapest(case: Requantization) -> Requantizer:
-    """For each channel the form that takes the least adder bits, proven over the reachable accumulators."""
+    """For each channel the form that takes the least adder bits, proven over the reachable accumulators.
+
+    What was searched for is remembered: a lowering asks twice for each layer, a sweep again and again for most.
+    """
+    tensors = case.multiplier.to(torch.float32), case.low.to(torch.int64), case.high.to(torch.int64)
+    grid = case.zero_point, case.quant_min, case.quant_max
+    return _remembered(*(tensor.detach().reshape(-1).numpy().tobytes() for tensor in tensors), grid)
+
+
+@lru_cache(maxsize=1024)
+def _remembered(multiplier: bytes, low: bytes, high: bytes, grid: tuple[int, int, int]) -> Requantizer:
+    """The search for tensors given by their bytes. Its arrays belong to all who ask, so none may write to them."""
+    ends = (torch.frombuffer(bytearray(end), dtype=torch.int64) for end in (low, high))
+    chosen = _search(Requantization(torch.frombuffer(bytearray(multiplier), dtype=torch.float32), *grid, *ends))
+    for column in (chosen.form, chosen.multiplier, chosen.offset, chosen.shift, chosen.even, chosen.thresholds):
+        column.flags.writeable = False
+    return chosen
+
+
+def _search(case: Requantization) -> Requantizer:
     channels = case.multiplier.numel()
     acc_bits = signed_bits(int(case.low.min()), int(case.high.max()))
     steps = _Steps.of(case)
@@ -196,9 +218,10 @@ def _offer_offsets(found: _Found, steps: _Steps, mantissa: Ints, exponent: Ints)
 
 
 def _roundest(least: Ints, most: Ints) -> Ints:
-    """From each interval the number that ends in the most zeros."""
-    chosen: Ints = least.copy()
-    for bit in range(1, _LARGEST_SHIFT + 8):
-        rounded = -((-least) >> bit) << bit
-        chosen = np.where(rounded <= most, rounded, chosen)
-    return chosen
+    """From each interval the number that ends in the most zeros.
+
+    It is the end without the bits after the first in which it differs from the number before the interval.
+    """
+    below = least - 1
+    first = bit_length((below ^ most) & _MAGNITUDE) - 1
+    return np.where((below < 0) & (most >= 0), 0, (most >> first) << first)

@@ -36,7 +36,7 @@ from .graph import (
     Window,
 )
 from .orders import Masks, channel_places, channels_last
-from .pair_sum import PairSum, PairTable, cheapest_sum
+from .pair_sum import PairSum, proven_sum
 from .requantizer import Requantizer
 
 aten = torch.ops.aten
@@ -302,13 +302,9 @@ def sum_of(program: Program, node: fx.Node) -> PairSum:
 
 
 def _sum_over(node: fx.Node, *ranges: tuple[int, int]) -> PairSum:
-    scale_a, zero_a, scale_b, zero_b, scale, zero_point, low, high = node.args[2:]
-    values = [torch.arange(least, most + 1, dtype=torch.int8) for least, most in ranges]
-    results = ops.int_add(*torch.meshgrid(*values, indexing="ij"), *node.args[2:])  # type: ignore[arg-type]
-    target, zeros = (integer(zero_point), integer(low), integer(high)), (integer(zero_a), integer(zero_b))
-    table = PairTable(ranges[0][0], ranges[1][0], results.to(torch.int64).numpy(), *target, zeros)
-    ratios = [float(part) / float(scale) for part in (scale_a, scale_b)]  # type: ignore[arg-type]
-    return cheapest_sum(table, *ratios)
+    scale_a, zero_a, scale_b, zero_b, scale, *grid = node.args[2:]
+    scales, zeros = tuple(map(float, (scale_a, scale_b, scale))), (integer(zero_a), integer(zero_b))  # type: ignore[arg-type]  # numbers, by its schema
+    return proven_sum(ranges, scales, zeros, tuple(map(integer, grid)))
 
 
 def _mul(b: Builder, acc: fx.Node) -> None:

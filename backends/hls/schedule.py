@@ -12,7 +12,7 @@ import numpy as np
 
 from tersor.ir.requantize_forms import Ints
 
-from .design import Process, sparse_cycles
+from .design import Fold, Process, sparse_cycles
 from .graph import (
     Concat,
     Depthwise,
@@ -51,15 +51,9 @@ def turns(process: Process) -> int:
     """The cycles of one frame, by formula."""
     layer, fold = process.layer, process.fold
     if isinstance(layer, MatrixVector):
-        rows, columns = layer.weight.shape
-        blocks: int = rows // fold.pe * (columns // fold.simd)
-        if process.step_count is None:
-            return layer.pixels * blocks
-        return sparse_cycles(layer.pixels, process.step_count, columns // fold.simd)
+        return unit_turns(layer, fold, process.step_count)
     if isinstance(layer, Window):
-        if is_parallel(process):
-            return math.prod(layer.geometry.padded) * (layer.x.channels // fold.pe)
-        return fill(process) + sum(max(row) for row in _rows(process, layer))
+        return window_turns(layer.geometry, layer.x.channels // fold.pe, is_parallel(process))
     if isinstance(layer, Reorder):
         return ring(process, layer).turns
     if isinstance(layer, Depthwise | MaxPool | SumPool | Select | GlobalPool):
@@ -79,49 +73,53 @@ def ring(process: Process, layer: Reorder) -> Ring:
     return Ring.of(process.reads[0].beats, layer.sequence[:: process.fold.pe] // process.fold.pe)
 
 
-def fill(process: Process) -> int:
-    """The cycles before a window generator that sends tap by tap sends its first window of a frame; 0 for others."""
-    if not isinstance(process.layer, Window) or is_parallel(process):
-        return 0
-    return lines_for(process.layer.geometry, 0) * _line(process, process.layer)
+def unit_turns(layer: MatrixVector, fold: Fold, steps: int | None) -> int:
+    """The cycles of a matrix-vector unit. steps: of its static schedule, where it has one."""
+    rows, columns = layer.weight.shape
+    if steps is None:
+        return int(layer.pixels * (rows // fold.pe) * (columns // fold.simd))
+    return sparse_cycles(layer.pixels, steps, int(columns) // fold.simd)
 
 
-def room(process: Process, pace: int) -> dict[str, int]:
-    """Beats that come, or are wanted, at each stream of a process that works in bursts while nothing passes there.
-
-    Bursts: a window generator that sends windows whole stands still beyond the edges, a reorder before it sends.
-    pace: cycles from frame to frame. A pause lasts its turns at least; where the other side is slow, as long as what
-    passes there meanwhile takes.
-    """
-    if not is_parallel(process) and not isinstance(process.layer, Reorder):
-        return {}
-    plan, (x, y) = schedule(process), (process.reads[0], process.writes[0])
-    places = {x: (plan.reads[0], plan.writes[0]), y: (plan.writes[0], plan.reads[0])}
-    found = {}
-    for wire, (own, other) in places.items():
-        ends = np.append(own, own[0] + plan.turns)
-        passed = np.searchsorted(np.concatenate([other, other + plan.turns]), ends)
-        shares = int(np.diff(ends).max()) / pace, int(np.diff(passed).max()) / len(other)
-        found[wire.stream.name] = math.ceil(max(shares) * wire.beats)
-    return found
-
-
-def last_pixel(process: Process) -> int:
-    """The cycles that a matrix-vector unit goes on after it read the last beat of a frame; 0 for others."""
-    layer, fold = process.layer, process.fold
-    if not isinstance(layer, MatrixVector):
-        return 0
+def last_pixel(layer: MatrixVector, fold: Fold, steps: int | None) -> int:
+    """The cycles that a matrix-vector unit goes on after it read the last beat of a frame."""
     rows, columns = layer.weight.shape
     blocks: int = columns // fold.simd
-    if process.step_count is None:
+    if steps is None:
         return int(rows // fold.pe - 1) * blocks
-    steps: int = process.step_count
     return steps if layer.pixels == 1 else max(steps, blocks) + steps - blocks
 
 
-def stride_lines(process: Process) -> int:
-    """The beats of the lines that a window generator takes from one output row to the next; 0 for others."""
-    return process.layer.geometry.stride[0] * _line(process, process.layer) if isinstance(process.layer, Window) else 0
+def window_turns(g: Geometry, folds: int, parallel: bool) -> int:
+    """The cycles of a window generator that takes a pixel in so many beats."""
+    if parallel:
+        return math.prod(g.padded) * folds
+    return fill(g, folds) + sum(max(row) for row in row_turns(g, folds))
+
+
+def fill(g: Geometry, folds: int) -> int:
+    """The cycles before a window generator that sends tap by tap sends its first window of a frame."""
+    return lines_for(g, 0) * g.plane[1] * folds
+
+
+def row_turns(g: Geometry, folds: int) -> list[tuple[int, int]]:
+    """For each row of windows, sent tap by tap: the beats that are read meanwhile and those that are sent."""
+    have = [*(lines_for(g, row) for row in range(g.out[0])), g.plane[0]]
+    sends = g.out[1] * g.taps * folds
+    return [((after - before) * g.plane[1] * folds, sends) for before, after in itertools.pairwise(have)]
+
+
+def behind_window(g: Geometry, folds: int, computed: int, after: int) -> int:
+    """The cycles from frame to frame of a process behind a window generator that sends tap by tap.
+
+    A row of windows takes what the generator reads meanwhile, or what the process computes. At the start of a frame the
+    process waits until the generator has filled its lines, which begins when the last value of the frame before was
+    taken.
+
+    computed: cycles of the process by itself. after: those that it goes on after its last read.
+    """
+    reads = [read for read, _ in row_turns(g, folds)]
+    return int(sum(max(read, computed / len(reads)) for read in reads)) + max(0, fill(g, folds) - after)
 
 
 def lines_for(g: Geometry, out_row: int) -> int:
@@ -130,24 +128,13 @@ def lines_for(g: Geometry, out_row: int) -> int:
     return min(max(last, 0), g.plane[0])
 
 
-def _line(process: Process, layer: Window) -> int:
-    return layer.geometry.plane[1] * (layer.x.channels // process.reads[0].lanes)
-
-
-def _rows(process: Process, layer: Window) -> list[tuple[int, int]]:
-    """For each output row, the beats that are read meanwhile and those that are sent."""
-    g, line = layer.geometry, _line(process, layer)
-    sends = g.out[1] * g.taps * (layer.x.channels // process.writes[0].lanes)
-    have = [*(lines_for(g, row) for row in range(g.out[0])), g.plane[0]]
-    return [((after - before) * line, sends) for before, after in itertools.pairwise(have)]
-
-
 def _window(process: Process, layer: Window) -> Schedule:
     if is_parallel(process):
         return _parallel_window(process, layer)
-    start = fill(process)
+    folds = layer.x.channels // process.fold.pe
+    start = fill(layer.geometry, folds)
     reads, writes = [np.arange(start)], []
-    for read, sent in _rows(process, layer):
+    for read, sent in row_turns(layer.geometry, folds):
         reads.append(start + np.arange(read))
         writes.append(start + np.arange(sent))
         start += max(read, sent)

@@ -96,8 +96,9 @@ def test_a_wrong_threshold_is_refuted() -> None:
     chosen = cheapest(case)
     counted = replace(chosen, form=np.full(2, Form.THRESHOLDS, np.int64))
     assert refuted(case, counted) is None
-    counted.thresholds[1, 3] += 1
-    found = refuted(case, counted)
+    thresholds = counted.thresholds.copy()
+    thresholds[1, 3] += 1
+    found = refuted(case, replace(counted, thresholds=thresholds))
     assert found is not None
     assert found.channel == 1
 

@@ -111,11 +111,15 @@ class Sums(nn.Module):
 
 
 @pytest.mark.parametrize("most", [64, 0])
-def test_sums_without_a_multiplier_form(most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sums_without_a_multiplier_form(
+    most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
     """With multipliers of few bits alone no form is exact: exceptions, or a table where these are too many."""
     monkeypatch.setattr(pair_sum, "_SHIFTS", range(13, 14) if most else range(2, 3))
     monkeypatch.setattr(pair_sum, "_NUDGES", ())
     monkeypatch.setattr(pair_sum, "_MOST_EXCEPTIONS", 3000 if most else 0)
+    request.addfinalizer(pair_sum.proven_sum.cache_clear)
+    pair_sum.proven_sum.cache_clear()
     torch.manual_seed(7)
     lowered, artifact = emitted(quantized(Sums(), (1, 2, 5, 4)), tmp_path, Hls("u50", cycles=200))
     agree(lowered, artifact)

@@ -41,32 +41,37 @@ def run(quick: bool) -> list[Row]:
     program = ts.trace(model, (), tokens(1), dynamic={name: {0: "batch"} for name in ("input_ids", "attention_mask")})
     samples = 32 if quick else 512
     few = [tokens(8) for _ in range(4)]
-    with tempfile.TemporaryDirectory() as folder:
-        passes: dict[str, list[ts.Pass]] = {
-            "float32": [ts.Canonicalize()],
-            "INT8": [ts.Quantize(calibration=few)],
-            "dynamic INT8": [ts.QuantizeDynamic()],
-            "INT4 weights": [ts.QuantizeWeights()],
-        }
-        sessions = {}
-        for name, steps in passes.items():
-            quantized = ts.PassManager(steps, progress=False).run(program).program
-            sessions[name] = open_session(ts.lower(quantized, out=Path(folder) / name).path / "model.onnx")
-        feed = {name: value.numpy() for name, value in tokens(1).items()}
-        calls = {name: partial(session.run, None, feed) for name, session in sessions.items()}
-        latency = {name: found.median for name, found in measure(calls, seconds=1 if quick else 8).items()}
-    goals = {"INT8": ">= 2.8 x"}
-    rows = []
-    for name in ("INT8", "dynamic INT8", "INT4 weights"):
-        note = f"{1e3 * latency[name]:.2f} ms, float32 {1e3 * latency['float32']:.2f} ms"
-        ratio = latency["float32"] / latency[name]
-        rows.append(Row(f"{name}: speed over float32", ratio, "x", goal=goals.get(name, ""), note=note))
+    rows = _speeds(program, few, tokens(1), seconds=1 if quick else 8)
     with torch_threads(2):
         _calibrated(program, (tokens(8) for _ in range(samples // 32)))
         seconds, grown = _calibrated(program, (tokens(8) for _ in range(samples // 8)))
     rows.append(Row(f"Quantize with {samples} samples", seconds, "s", goal="< 60 s on 2 cores"))
     what = f"memory that {samples} samples take beyond {samples // 4}"
     return [*rows, Row(what, grown, "MB", goal="none", note="peak of the process")]
+
+
+def _speeds(
+    program: ts.Program, batches: list[dict[str, Tensor]], inputs: dict[str, Tensor], seconds: float
+) -> list[Row]:
+    passes: dict[str, list[ts.Pass]] = {
+        "float32": [ts.Canonicalize()],
+        "INT8": [ts.Quantize(calibration=batches)],
+        "dynamic INT8": [ts.QuantizeDynamic()],
+        "INT4 weights": [ts.QuantizeWeights()],
+    }
+    feed = {name: value.numpy() for name, value in inputs.items()}
+    with tempfile.TemporaryDirectory() as folder:
+        calls = {}
+        for name, steps in passes.items():
+            quantized = ts.PassManager(steps, progress=False).run(program).program
+            session = open_session(ts.lower(quantized, out=Path(folder) / name).path / "model.onnx")
+            calls[name] = partial(session.run, None, feed)
+        latency = {name: found.median for name, found in measure(calls, seconds=seconds).items()}
+    plain, goals, rows = latency.pop("float32"), {"INT8": ">= 2.8 x"}, []
+    for name, found in latency.items():
+        note = f"{1e3 * found:.2f} ms, float32 {1e3 * plain:.2f} ms"
+        rows.append(Row(f"{name}: speed over float32", plain / found, "x", goal=goals.get(name, ""), note=note))
+    return rows
 
 
 def _calibrated(program: ts.Program, batches: Iterable[Any]) -> tuple[float, float]:

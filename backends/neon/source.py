@@ -180,20 +180,28 @@ def _phases(c: Context, s: Phases) -> list[str]:
     return [_struct("tersor_phases", "phases", fields), call]
 
 
+def _weights(c: Context, s: Convolution, block: int, x_block: int) -> dict[str, Any]:
+    """The weights of a convolution, packed for its kernel, with what tells where they are where they are sparse."""
+    kernel, vector = s.kernel.removesuffix("_vector"), s.kernel.endswith("_vector")
+    if kernel == "depthwise":
+        return {"weights": c.constant(pack_depthwise(s.weight, block))}
+    if kernel == "dense":
+        layout = DENSE["dense_dotprod" if vector and c.isa == "i8mm" else f"dense_{c.isa}"]
+        return {"weights": c.constant(pack_dense(s.weight, layout))}
+    sparse = pack_sparse(s.weight, SPARSE[kernel], s.taps, x_block)
+    return {
+        "weights": c.constant(sparse.stream),
+        "group_starts": c.constant(sparse.group_starts),
+        "block_counts": c.constant(sparse.block_counts),
+    }
+
+
 def _convolution(c: Context, s: Convolution) -> list[str]:
     x, y, weight = s.reads[0], _written(s), s.weight
     assert s.requantize is not None
-    sparse = None
-    kernel, vector = s.kernel.removesuffix("_vector"), s.kernel.endswith("_vector")
+    vector = s.kernel.endswith("_vector")
     block = 4 if vector else c.block
     x_block, y_block = (block, block) if vector else (x.affine.block_bytes, y.affine.block_bytes)
-    if kernel == "depthwise":
-        packed = pack_depthwise(weight, block)
-    elif kernel == "dense":
-        packed = pack_dense(weight, DENSE["dense_dotprod" if vector and c.isa == "i8mm" else f"dense_{c.isa}"])
-    else:
-        sparse = pack_sparse(weight, SPARSE[kernel], s.taps, x_block)
-        packed = sparse.stream
     bias = fold_bias(s.bias, weight, s.input_zero_point, magic=s.requantize.magic)
     scale = pad_channels(s.requantize.multiplier)
     fields = {
@@ -207,13 +215,10 @@ def _convolution(c: Context, s: Convolution) -> list[str]:
         "y_block": y_block,
         "y_row": y.affine.row_bytes,
         "tap_offsets": c.constant(s.taps),
-        "weights": c.constant(packed),
+        **_weights(c, s, block, x_block),
+        "bias": c.constant(bias),
+        "requantize": c.requantize(s.requantize, scale),
     }
-    if sparse is not None:
-        fields["group_starts"] = c.constant(sparse.group_starts)
-        fields["block_counts"] = c.constant(sparse.block_counts)
-    fields["bias"] = c.constant(bias)
-    fields["requantize"] = c.requantize(s.requantize, scale)
     lines = [f"    /* {s.reason} */"]
     if s.residual is not None:
         fields["residual"] = "&residual"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -246,10 +246,6 @@ def choose(options: dict[str, tuple[Option, ...]], budget: float) -> dict[str, O
 
     Raises MissingDependencyError without scipy, PassError where even the most exact options exceed the budget.
     """
-    try:
-        from scipy.optimize import Bounds, LinearConstraint, milp
-    except ImportError as error:
-        raise MissingDependencyError("the search needs scipy", hint="pip install 'tersor[search]'") from error
     least = sum(min(option.noise for option in found) for found in options.values())
     if least > budget:
         raise PassError(
@@ -260,8 +256,17 @@ def choose(options: dict[str, tuple[Option, ...]], budget: float) -> dict[str, O
         )
     # One option that exceeds the budget alone is in no choice, and would stretch the numbers that the solver sees.
     flat = [(name, option) for name, found in options.items() for option in found if option.noise <= budget]
-    places = {name: index for index, name in enumerate(options)}
-    groups = torch.zeros(len(options), len(flat), dtype=torch.float64)
+    taken = _solve(flat, {name: index for index, name in enumerate(options)}, budget)
+    return {name: option for (name, option), is_taken in zip(flat, taken, strict=True) if is_taken}
+
+
+def _solve(flat: Sequence[tuple[str, Option]], places: Mapping[str, int], budget: float) -> list[bool]:
+    """Which of the options, each of the layer at that place, are taken. Raises PassError where the solver fails."""
+    try:
+        from scipy.optimize import Bounds, LinearConstraint, milp
+    except ImportError as error:
+        raise MissingDependencyError("the search needs scipy", hint="pip install 'tersor[search]'") from error
+    groups = torch.zeros(len(places), len(flat), dtype=torch.float64)
     for column, (name, _) in enumerate(flat):
         groups[places[name], column] = 1
     scale = budget or 1.0
@@ -279,7 +284,7 @@ def choose(options: dict[str, tuple[Option, ...]], budget: float) -> dict[str, O
     )
     if found.x is None:
         raise PassError("the solver found no choice", found=str(found.message))
-    return {name: option for (name, option), taken in zip(flat, found.x, strict=True) if taken > 0.5}
+    return [bool(share > 0.5) for share in found.x]
 
 
 def search_precision(

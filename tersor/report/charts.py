@@ -166,22 +166,7 @@ def panel(values: Sequence[float | None], titles: Sequence[str], label: str, hol
     return tag(
         "svg",
         tag("title", label),
-        [
-            joined(
-                [
-                    tag(
-                        "line",
-                        x1=_LEFT,
-                        x2=width - _RIGHT,
-                        y1=f"{up.place(v):.1f}",
-                        y2=f"{up.place(v):.1f}",
-                        class_="grid",
-                    ),
-                    _words(_LEFT - 7, up.place(v) + 4, number(v), "end", "tick"),
-                ]
-            )
-            for v in up.ticks(3)
-        ],
+        [_grid_line(across, up, value, 1) for value in up.ticks(3)],
         [_words(across.place(place), base + 20, str(place), "middle", "tick") for place in shown],
         tag("path", d="M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in places), class_="front"),
         [

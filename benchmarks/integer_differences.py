@@ -35,7 +35,7 @@ class Layers(nn.Module):
         self.function = function
         self.conv, self.linear = nn.Conv2d(8, 16, 3, padding=1), nn.Linear(144, 24)
         self.depthwise = nn.Conv2d(8, 8, 3, padding=1, groups=8)
-        self.layer_norm, self.rms_norm = nn.LayerNorm(12), nn.RMSNorm(12)
+        self.layer_norm, self.rms_norm, self.group_norm = nn.LayerNorm(12), nn.RMSNorm(12), nn.GroupNorm(4, 8)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         return self.function(self, x, y)
@@ -70,6 +70,8 @@ OPERATORS: dict[str, Function] = {
     "softmax": lambda m, x, y: torch.softmax(x, -1),
     "layer norm": lambda m, x, y: m.layer_norm(x),
     "rms norm": lambda m, x, y: m.rms_norm(x),
+    "group norm": lambda m, x, y: m.group_norm(x),
+    "instance norm": lambda m, x, y: F.instance_norm(x),
 }
 
 

@@ -12,12 +12,13 @@ int_softmax    per row, with k = max(q) - q:
 
 int_normalize  per row of n values, with d = q - zero_point:
                a = n * d - sum(d), v = n * sum(d * d) - sum(d)**2  (layer norm; RMS norm leaves out the sums of d)
-               R = max(1, isqrt((v + epsilon) << 16))              epsilon = round(eps * n**2 / scale**2)
-               t = (a * floor(2**48 / R) + 2**27) >> 28            the normalized value with 12 fractional bits
-               acc = t * weight + bias in int32
-               t within 0.5 + |t| * (2**-8 + 0.6 / n) of 2**12 times the real normalized value. The first term is the
-               last shift, the second the root's 8 fractional bits, the third the rounding of epsilon, which is exact
-               where epsilon is 0 and of no weight in rows of a few dozen values or more
+               R = max(1, isqrt((v << 2 * b) + epsilon))           epsilon = round(eps * n**2 / scale**2 * 2**(2 * b))
+               t = (a * floor(2**48 / R) + 2**(35 - b)) >> 36 - b  the normalized value with 12 fractional bits
+               acc = t * weight + bias in int32                    b = 8, and one less for each doubling of n over 2**14
+               t within 0.5 + |t| * 2**-8 of 2**12 times the real normalized value. The first term is the last shift,
+               the second the root's b fractional bits, of weight in rows that hardly vary. A row that varies at all
+               has v >= n - 1, so that long ones need fewer bits
+               group norm is this over rows of a group's channels, instance norm over those of one channel
 """
 
 from __future__ import annotations
@@ -31,10 +32,9 @@ EXPONENTIAL_BITS = 20
 SOFTMAX_SHIFT = 46
 NORMALIZED_BITS = 12
 LARGEST_NUMERATOR = 1 << 62
-LARGEST_EPSILON = 1 << 45
-LONGEST_ROW = 1 << 14
-"""Up to these, no step leaves int64: (n * 255)**2 + epsilon stays below 2**46 and its 16 more bits below 2**62."""
-_ROOT_BITS = 8
+LARGEST_EPSILON = 1 << 61
+LONGEST_ROW = 1 << 18
+"""Up to these, no step leaves int64: (n * 255)**2 with its 2 * root_bits more bits stays below 2**60."""
 _RECIPROCAL_SHIFT = 48
 
 
@@ -74,7 +74,8 @@ def int_normalize(
 ) -> Tensor:
     """int8[..., *shape] to int32 accumulators, normalized over the last `rank` dimensions.
 
-    weight, bias: int32[*shape]. The scale of the accumulators is that of the weight times 2**-12.
+    weight, bias: int32, broadcast over x from the right. The scale of the accumulators is that of the weight times
+    2**-12.
     """
     dims = list(range(-rank, 0))
     values = x.to(torch.int64) - zero_point
@@ -83,12 +84,23 @@ def int_normalize(
         count = count * x.shape[dim]
     total = values.sum(dims, keepdim=True) if center else 0
     spread = count * (values * values).sum(dims, keepdim=True) - total * total
-    root = integer_root((spread + epsilon) << (2 * _ROOT_BITS)).clamp_(min=1)
+    bits = root_bits(int(count))
+    root = integer_root((spread << (2 * bits)) + epsilon).clamp_(min=1)
     reciprocal = torch.div(1 << _RECIPROCAL_SHIFT, root, rounding_mode="floor")
-    shift = _RECIPROCAL_SHIFT - _ROOT_BITS - NORMALIZED_BITS
+    shift = _RECIPROCAL_SHIFT - bits - NORMALIZED_BITS
     normalized = ((count * values - total) * reciprocal + (1 << (shift - 1))) >> shift
     scaled = normalized if weight is None else normalized * weight
     return (scaled if bias is None else scaled + bias).to(torch.int32)
+
+
+def normalization_epsilon(eps: float, count: int, scale: float) -> int:
+    """What `int_normalize` adds under the root of rows of so many values on a grid of that scale."""
+    return round(eps * count**2 / scale**2 * (1 << 2 * root_bits(count)))
+
+
+def root_bits(count: int) -> int:
+    """Fractional bits of the root of a row of so many values."""
+    return 8 - max(0, (count - 1).bit_length() - 14)
 
 
 def integer_root(values: Tensor) -> Tensor:

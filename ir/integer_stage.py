@@ -6,6 +6,7 @@ bits on every target: no accumulator overflows, no division by zero, no value be
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -198,8 +199,23 @@ def _check_row(node: fx.Node) -> None:
     sizes, length = source.meta[KEY].shape[-_integer(node.args[4]) :], 1
     for size in sizes:
         length = length * size
+    for name in ("weight", "bias"):
+        given = _argument(node, name)
+        if given is not None and not _broadcasts(given.meta[KEY].shape, source.meta[KEY].shape):
+            raise VerificationError(
+                f"its {name} fits no row",
+                node=node,
+                expected=list(source.meta[KEY].shape),
+                found=list(given.meta[KEY].shape),
+            )
     if type(length) is int and length > norms.LONGEST_ROW:
         raise VerificationError("a row is too long", node=node, expected=f"{norms.LONGEST_ROW} values", found=length)
+
+
+def _broadcasts(shape: Sequence[object], over: Sequence[object]) -> bool:
+    """Whether a shape fits another from the right, size by size or as 1."""
+    pairs = zip(reversed(shape), reversed(over), strict=False)
+    return len(shape) <= len(over) and all(own in (1, size) for own, size in pairs)
 
 
 RULES = (stage_holds, operand_types, numbers_well_formed, accumulators_fit)

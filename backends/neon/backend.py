@@ -28,7 +28,13 @@ if TYPE_CHECKING:
 BLOCKS = {"neon": 4, "dotprod": 4, "i8mm": 8}
 """Instruction sets, the plainest first, and how many channels their kernels take together."""
 
-_RESERVED = {"main", "bench", "weights", "kernels", "tersor"}
+_RESERVED = frozenset({
+    "main", "bench", "weights", "kernels", "tersor_kernels", "tersor_layers", "tersor_model", "arm_neon", "assert",
+    "complex", "ctype", "errno", "fenv", "float", "inttypes", "iso646", "limits", "locale", "math", "setjmp",
+    "signal", "stdalign", "stdarg", "stdatomic", "stdbool", "stddef", "stdint", "stdio", "stdlib", "stdnoreturn",
+    "string", "tgmath", "threads", "time", "uchar", "wchar", "wctype",
+})  # fmt: skip
+"""Names whose header or source would stand before one of the library's own, or of C's."""
 
 
 @dataclass(frozen=True)
@@ -54,9 +60,13 @@ class Neon(Backend):
     def __post_init__(self) -> None:
         if not self.isas or any(isa not in BLOCKS for isa in self.isas):
             raise LoweringError("unknown instruction set", expected=f"some of {', '.join(BLOCKS)}", found=self.isas)
-        if not re.fullmatch(r"[a-z][a-z0-9_]*", self.library) or self.library in _RESERVED:
+        if not re.fullmatch(r"[a-z][a-z0-9_]*", self.library):
             raise LoweringError(
                 "library is a prefix for files and functions", expected="[a-z][a-z0-9_]*", found=self.library
+            )
+        if self.library in _RESERVED:
+            raise LoweringError(
+                f"library={self.library!r} would hide another file of that name", hint=f"{self.library}_model"
             )
 
     @classmethod

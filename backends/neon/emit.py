@@ -6,8 +6,6 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterable
-from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 
 from tersor.ir.program import Program
@@ -21,37 +19,32 @@ from .artifact import NeonArtifact
 from .backend import BLOCKS, Neon
 from .blob import Blob
 from .machine import BUILDS
-from .memory import Arena, place
-from .plan import Plan, Planner
+from .memory import place
+from .plan import Planner
 from .rules import RULES
-from .source import Context, body
+from .source import body
 from .steps import Convolution, MatMul, Step
+from .template_values import Variant, template_values
 from .toolchain import KERNELS
 
 TEMPLATES = Path(__file__).parent / "templates"
 
 
-@dataclass(frozen=True)
-class Variant:
-    """The model for one instruction set."""
-
-    isa: str
-    plan: Plan
-    arena: Arena
-
-
 def emit(program: Program, out: Path, options: Neon) -> NeonArtifact:
     """Write the library into `out`: every file under a temporary name first, the manifest last."""
     variants = [variant_of(program, isa) for isa in options.isas]
-    blob = Blob()
-    files = {f"{options.library}_{v.isa}.c": _variant_source(options.library, v, blob) for v in variants}
-    values = _values(program, options, variants, blob)
+    blob, files, constants = Blob(), {}, {}
+    for variant in variants:
+        blob.taken.clear()
+        files[f"{options.library}_{variant.isa}.c"] = _variant_source(options.library, variant, blob)
+        constants[variant.isa] = sum(blob.taken.values())
+    values = template_values(program, options.library, variants, blob, constants)
     for template in sorted(TEMPLATES.iterdir()):
         name = template.name.replace("model.", f"{options.library}.")
         files[name] = _filled(template.read_text(), values)
     with tempfile.TemporaryDirectory(prefix=".neon-", dir=out) as draft:
         written = _write(Path(draft), files, blob)
-        report = _report(program, variants, {path.name: path.stat().st_size for path in written})
+        report = _report(program, variants, constants, {path.name: path.stat().st_size for path in written})
         _retire(out, Path(draft), options)
         final = [_move(path, Path(draft), out) for path in written]
     shutil.rmtree(out / BUILDS, ignore_errors=True)
@@ -63,11 +56,11 @@ def emit(program: Program, out: Path, options: Neon) -> NeonArtifact:
 def variant_of(program: Program, isa: str) -> Variant:
     """The plan for one instruction set, and where its buffers lie."""
     plan = Planner(program, isa, BLOCKS[isa], RULES).plan()
-    return Variant(isa, plan, place(plan))
+    return Variant(isa, BLOCKS[isa], plan, place(plan))
 
 
 def _variant_source(name: str, variant: Variant, blob: Blob) -> str:
-    context = Context(variant.isa, BLOCKS[variant.isa], blob, variant.arena)
+    context = variant.context(blob)
     steps = [_function(index, step, body(context, step)) for index, step in enumerate(variant.plan.steps)]
     kernels = {step.kernel for step in variant.plan.steps if isinstance(step, Convolution)}
     kernels |= {"matmul" for step in variant.plan.steps if isinstance(step, MatMul)}
@@ -118,7 +111,7 @@ def _function(index: int, step: Step, lines: list[str]) -> str:
     return "\n".join(
         [
             f"/* {type(step).__name__}: %{step.node} */",
-            f"static void step_{index}(const int8_t *weights, int8_t *arena, const float *const *inputs,",
+            f"static void step_{index}(const int8_t *weights, int8_t *arena, const void *const *inputs,",
             "                   float *const *outputs, tersor_share share)",
             "{",
             *silenced,
@@ -127,38 +120,6 @@ def _function(index: int, step: Step, lines: list[str]) -> str:
             "",
         ]
     )
-
-
-def _values(program: Program, options: Neon, variants: list[Variant], blob: Blob) -> dict[str, str]:
-    name, signature = options.library, program.signature
-    inputs = [_count(spec.shape) for spec in signature.inputs]
-    outputs = [_count(node.meta["val"].shape) for node in program.outputs]
-    tensors = [f"input {i}: {spec}" for i, spec in enumerate(signature.inputs)]
-    tensors += [
-        f"output {i}: {output}: float32{list(map(int, node.meta['val'].shape))}"
-        for i, (output, node) in enumerate(zip(signature.output_names, program.outputs, strict=True))
-    ]
-    return {
-        "name": name,
-        "NAME": name.upper(),
-        "summary": f"a {program.name} of {len(variants[0].plan.steps)} layers on int8",
-        "version": version("tersor"),
-        "tensors": "\n".join(f" * {line}" for line in tensors),
-        "inputs": str(len(inputs)),
-        "outputs": str(len(outputs)),
-        "input_counts": ", ".join(map(str, inputs)),
-        "output_counts": ", ".join(map(str, outputs)),
-        "weights_size": str(blob.size),
-        "externs": "extern const tersor_variant " + ", ".join(f"{name}_{v.isa}" for v in variants) + ";",
-        "variants": ", ".join(f"&{name}_{v.isa}" for v in variants),
-    }
-
-
-def _count(shape: Iterable[object]) -> int:
-    count = 1
-    for size in shape:
-        count *= int(size)  # type: ignore[call-overload]  # support.py: none is dynamic
-    return count
 
 
 def _filled(text: str, values: dict[str, str]) -> str:
@@ -199,13 +160,18 @@ def _called(step: Step, isa: str) -> str:
     return re.sub(r"(?<!^)(?=[A-Z])", "_", type(step).__name__).lower()
 
 
-def _report(program: Program, variants: list[Variant], files: dict[str, int]) -> LoweringReport:
+def _report(
+    program: Program, variants: list[Variant], constants: dict[str, int], files: dict[str, int]
+) -> LoweringReport:
     best = variants[-1]
     rows = [
         AuditRow(step.node, _called(step, best.isa), "int8", step.macs, getattr(step, "reason", ""))
         for step in best.plan.steps
     ]
-    notes = [f"{v.isa}: {len(v.plan.steps)} steps, arena of {v.arena.size} bytes" for v in variants]
+    notes = [
+        f"{v.isa}: {len(v.plan.steps)} steps, arena of {v.arena.size} bytes, constants of {constants[v.isa]} bytes"
+        for v in variants
+    ]
     notes += [f"output {'x'.join(str(int(size)) for size in node.meta['val'].shape)}" for node in program.outputs]
     notes += sparsity_notes(program, _treatment)
     return LoweringReport("neon", tuple(rows), files, tuple(notes))

@@ -19,7 +19,7 @@ from .fuse import fuse_sums
 from .layout import NO_BORDER, Affine, Border, Layout
 from .nests import Nest, nests
 from .steps import Copy, Fill, FromBlocks, Step, ToBlocks, Walk
-from .views import MOVEMENTS, Buffer, Elements, Run, filled_with, logical_offsets, moved, runs, to_planes
+from .views import CASTS, MOVEMENTS, Buffer, Elements, Run, filled_with, logical_offsets, moved, runs, to_planes
 
 aten = torch.ops.aten
 
@@ -65,7 +65,9 @@ class Planner:
             elif rule is not None:
                 rule(self, node)
             elif node.target in MOVEMENTS:
-                self.values[node] = moved(node, self.value)
+                self.values[node] = moved(node, self._moving)
+            elif node.target in CASTS:
+                self.values[node] = self.value(node.args[0])
         return Plan(fuse_sums(self.steps), tuple(self.buffers))
 
     def _images(self, node: fx.Node) -> int:
@@ -91,6 +93,8 @@ class Planner:
 
     def value(self, node: fx.Node) -> Any:
         """The elements of a value; those of a constant, the first time that it is read, in a buffer of its own."""
+        if node.op == "placeholder":  # of numbers that choose rows: its own places
+            return np.arange(node.meta[KEY].numel(), dtype=np.int64).reshape(self.shape(node))
         if node not in self.values:
             data = self.constant(node)
             assert data is not None, f"%{node.name} was not planned"
@@ -98,6 +102,11 @@ class Planner:
         if self.sample is not None and node.op != "get_attr":
             return self.values[node][self.sample[0] : self.sample[0] + 1]
         return self.values[node]
+
+    def _moving(self, node: fx.Node) -> Any:
+        """What a movement is given: the elements of a value, and as they are the constants that it chooses by."""
+        data = self.constant(node)
+        return self.value(node) if data is None or data.dtype == np.int8 else data
 
     # -- buffers ---------------------------------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from tersor.ir.shapes import KEY
 from ..grouped_convolution import ungrouped
 from .choice import Choice, Plane, choose
 from .layout import Affine, Border
+from .numbers import EMBEDDING, plan_embedding
 from .plan import LEAST, Planner, explicit_padding, integer, pair
 from .steps import (
     Convolution,
@@ -358,14 +359,33 @@ def _normalize(planner: Planner, acc: fx.Node, node: fx.Node) -> None:
     shape = planner.shape(acc)
     length = int(np.prod(shape[len(shape) - integer(rank) :], dtype=np.int64))
     source, buffer = planner.read(x, None), planner.result(node, None)  # type: ignore[arg-type]
-    scale, offset = planner.constant(weight), planner.constant(bias)
+    given = planner.constant(weight), planner.constant(bias)
+    run = _run(shape[len(shape) - integer(rank) :], [value for value in given if value is not None])
+    scale, offset = (_once_a_run(value, shape, run) for value in given)
+    parameters = next((value.size for value in (scale, offset) if value is not None), length // run)
     rows = int(np.prod(shape, dtype=np.int64)) // length
     planner.steps.append(
         Normalize(
-            node.name, (source,), Walk.whole(buffer), rows, length, scale, offset, integer(zero_point),
+            node.name, (source,), Walk.whole(buffer), rows, length, run, parameters, scale, offset, integer(zero_point),
             integer(epsilon), bool(center), _grid(planner, node, acc, None),
         )
     )  # fmt: skip
+
+
+def _run(shape: tuple[int, ...], parameters: Sequence[np.ndarray[Any, Any]]) -> int:
+    """How many values that follow each other have a weight and a bias together: those of a channel in group norm."""
+    run = 1
+    for axis in range(1, len(shape) + 1):
+        if not all(value.ndim >= axis and value.shape[-axis] == 1 for value in parameters):
+            break
+        run *= shape[-axis]
+    return run
+
+
+def _once_a_run(value: np.ndarray[Any, Any] | None, shape: tuple[int, ...], run: int) -> np.ndarray[Any, Any] | None:
+    if value is None:
+        return None
+    return np.ascontiguousarray(np.broadcast_to(value, shape[-value.ndim :]).reshape(-1)[::run])
 
 
 # -- int8 to int8 ----------------------------------------------------------------------------------------------------
@@ -459,6 +479,7 @@ RULES: dict[object, Callable[[Planner, fx.Node], None]] = {
     ops.INT_LOOKUP: _lookup,
     ops.INT_MAX_POOL: _max_pool,
     norms.INT_SOFTMAX: _softmax,
+    EMBEDDING: plan_embedding,
 }
 """By operator. Accumulators are planned with what reads them; movements are followed, not planned."""
 

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from tersor.ir.integer_norms import root_bits
+
 from .blob import Blob
 from .fixed_sums import fixed_sum
 from .layout import Affine
@@ -21,6 +23,7 @@ from .steps import (
     DequantizeOutput,
     Fill,
     FromBlocks,
+    Gather,
     LinearOutput,
     Lookup,
     MatMul,
@@ -113,7 +116,7 @@ def _fill(c: Context, s: Fill) -> list[str]:
 
 def _quantize(c: Context, s: QuantizeInput) -> list[str]:
     walk = _written(s)
-    call = f"inputs[{s.index}] + span.begin, {c.at(walk)} + span.begin, span.end - span.begin"
+    call = f"(const float *)inputs[{s.index}] + span.begin, {c.at(walk)} + span.begin, span.end - span.begin"
     return [
         f"    const tersor_span span = tersor_share_of({walk.buffer.count}, share);",
         f"    LAYER(tersor_quantize)({call}, {_grid(s.scale, s.zero_point)}, {s.quant_min}, {s.quant_max});",
@@ -126,6 +129,20 @@ def _dequantize(c: Context, s: DequantizeOutput) -> list[str]:
         f"    const tersor_span span = tersor_share_of({s.count}, share);",
         f"    LAYER(tersor_dequantize)({call}, {_grid(s.scale, s.zero_point)});",
     ]
+
+
+def indices(c: Context, s: Gather) -> str:
+    """The initializer of a tersor_indices: no positions where the numbers are all of the input, in order."""
+    in_order = np.array_equal(s.positions, np.arange(s.positions.size))
+    positions = "NULL" if in_order else c.constant(s.positions)
+    return f"{{{s.positions.size}, {s.bytes}, {positions}}}"
+
+
+def _gather(c: Context, s: Gather) -> list[str]:
+    numbers = f"    const tersor_indices indices = {indices(c, s)};"
+    table = c.constant(s.table), s.table.shape[1]
+    call = f"&indices, inputs[{s.index}], {table[0]}, {table[1]}, {c.at(_written(s))}, share"
+    return [numbers, f"    tersor_layer_gather({call});"]
 
 
 def _to_blocks(c: Context, s: ToBlocks) -> list[str]:
@@ -342,7 +359,8 @@ def _softmax(c: Context, s: Softmax) -> list[str]:
 def _normalize(c: Context, s: Normalize) -> list[str]:
     assert s.requantize is not None
     fields = {
-        "rows": s.rows, "length": s.length, "zero_point": s.input_zero_point, "center": int(s.center),
+        "rows": s.rows, "length": s.length, "run": s.run, "parameters": s.parameters,
+        "root_bits": root_bits(s.length), "zero_point": s.input_zero_point, "center": int(s.center),
         "epsilon": f"INT64_C({s.epsilon})",
         "weight": "0" if s.weight is None else c.constant(s.weight.reshape(-1)),
         "bias": "0" if s.bias is None else c.constant(s.bias.reshape(-1)),
@@ -369,6 +387,7 @@ def _linear_output(c: Context, s: LinearOutput) -> list[str]:
 _WRITERS: dict[type[Step], Callable[[Context, Any], list[str]]] = {
     Fill: _fill,
     QuantizeInput: _quantize,
+    Gather: _gather,
     DequantizeOutput: _dequantize,
     ToBlocks: _to_blocks,
     FromBlocks: _from_blocks,

@@ -75,6 +75,19 @@ class QuantizeInput(Step):
 
 
 @dataclass(frozen=True)
+class Gather(Step):
+    """Rows of a table int8[rows, width], by the numbers of an integer input of so many bytes each.
+
+    positions: where in the input each number stands, int32; one below 0 is a number itself: -1 - number.
+    """
+
+    index: int = 0
+    bytes: int = 8
+    positions: Array = field(default_factory=lambda: np.zeros(0, np.int32))
+    table: Array = field(default_factory=lambda: np.zeros((0, 0), np.int8))
+
+
+@dataclass(frozen=True)
 class Copy(Step):
     """Bytes from each buffer that is read: nested loops, or single runs where there is no order in it."""
 
@@ -204,10 +217,15 @@ class Softmax(Step):
 
 @dataclass(frozen=True)
 class Normalize(Step):
-    """`tersor::int_normalize` of rows that lie one after another, requantized."""
+    """`tersor::int_normalize` of rows that lie one after another, requantized.
+
+    weight, bias: int32[parameters], for runs of so many values; they begin again where they end.
+    """
 
     rows: int = 1
     length: int = 1
+    run: int = 1
+    parameters: int = 1
     weight: Array | None = None
     bias: Array | None = None
     input_zero_point: int = 0

@@ -13,13 +13,16 @@ from tersor.passes.integer.float_islands import float_islands
 from tersor.passes.quantization.placement import operator_of
 
 from ..base import Unsupported
+from .numbers import BYTES, misused
+from .numbers import sources as numbers_of
 from .rules import ACCUMULATORS, RULES
-from .views import MOVEMENTS
+from .views import CASTS, CHOICES, MOVEMENTS, PADS, padded_with
 
 _ALIGNED = "give Quantize(..., coverage=Coverage.EVERYTHING)"
 _HINTS = {
-    "group_norm": "batch norm, which becomes part of the convolution, or layer norm",
-    "instance_norm": "batch norm, which becomes part of the convolution, or layer norm",
+    "lstm": "1-d convolutions or attention, or run the recurrent layer in float, outside of the program",
+    "gru": "1-d convolutions or attention, or run the recurrent layer in float, outside of the program",
+    "rnn_tanh": "1-d convolutions or attention, or run the recurrent layer in float, outside of the program",
 }
 _OTHERWISE = "an operator that docs/arithmetic.md lists, or compute it outside of the program"
 
@@ -27,9 +30,10 @@ _OTHERWISE = "an operator that docs/arithmetic.md lists, or compute it outside o
 def unsupported_nodes(program: Program) -> list[Unsupported]:
     """Every node that the library cannot compute, in graph order."""
     islands = {island.node: island.reason for island in float_islands(program)}
+    numbers = numbers_of(program)
     found = []
     for node in program.graph.nodes:
-        reason = islands.get(node) or _reason(program, node)
+        reason = islands.get(node) or misused(node, numbers) or _reason(program, node)
         if reason is not None:
             hint = _hint(operator_of(node), reason) if node in islands else None
             found.append(Unsupported(node.name, operator_of(node), reason, hint, Origin.of(node)))
@@ -49,14 +53,24 @@ def _reason(program: Program, node: fx.Node) -> str | None:
         return _output_reason(program)
     if node.op != "call_function":
         return None
-    known = node.target in RULES or node.target in ACCUMULATORS or node.target in MOVEMENTS
+    known = node.target in RULES or node.target in ACCUMULATORS or node.target in MOVEMENTS or node.target in CASTS
     if not known:
         return f"{operator_of(node)} is not in the library"
+    if node.target in PADS and padded_with(node) is None:
+        return "pads that repeat or mirror values are not in the library"
+    if node.target in CHOICES and not _chosen_by_constants(program, node):
+        return "which values it takes is computed while the model runs"
     if isinstance(node.meta.get(KEY), torch.SymInt):
         return "a size is computed while the model runs"
     if operator_of(node) == "int_conv" and node.meta[KEY].dim() == _VOLUME:
         return "convolutions over three dimensions are not in the library"
     return _accumulator_reason(node) if node.target in ACCUMULATORS else None
+
+
+def _chosen_by_constants(program: Program, node: fx.Node) -> bool:
+    given = node.args[CHOICES[node.target]]  # type: ignore[index]  # one of them
+    chosen = given if isinstance(given, list | tuple) else [given]
+    return all(program.constant(tensor) is not None for tensor in chosen if tensor is not None)
 
 
 _VOLUME = 5
@@ -75,8 +89,10 @@ def _accumulator_reason(node: fx.Node) -> str | None:
 
 def _input_reason(node: fx.Node) -> str | None:
     value = node.meta[KEY]
+    if value.dtype in BYTES:
+        return None
     if value.dtype is not torch.float32:
-        return f"inputs are float32, this is {str(value.dtype).removeprefix('torch.')}"
+        return f"inputs are float32, int32 or int64, this is {str(value.dtype).removeprefix('torch.')}"
     if any(user.target is not QUANTIZE for user in node.users):
         return "an input is used that is on no integer grid"
     return None

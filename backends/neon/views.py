@@ -88,13 +88,27 @@ def moved(node: fx.Node, read: Callable[[fx.Node], Any]) -> Any:
     if node.target is INT_RESIZE_NEAREST:
         x, size, scales = args
         result = aten.upsample_nearest2d.default(x.double(), size, *(scales or (None, None)))
-    elif node.target is aten.constant_pad_nd.default:
-        result = aten.constant_pad_nd.default(args[0], args[1], fill(int(args[2])))
+    elif node.target in PADS:
+        result = aten.constant_pad_nd.default(args[0], args[1], fill(int(padded_with(node) or 0)))
     else:
         result = node.target(*args, **kwargs)  # type: ignore[operator]  # support.py: an operator of MOVEMENTS
     if isinstance(result, Tensor):
         return result.to(torch.int64).numpy()
     return [part.to(torch.int64).numpy() for part in result]
+
+
+PADS = frozenset({aten.constant_pad_nd.default, aten.pad.default})
+
+
+def padded_with(node: fx.Node) -> int | float | None:
+    """The constant that a pad adds; None where it adds values of its input."""
+    given = [*node.args[2:]]
+    if node.target is aten.pad.default:
+        mode = given.pop(0) if given else node.kwargs.get("mode", "constant")
+        if mode != "constant":
+            return None
+    value = given[0] if given else node.kwargs.get("value")
+    return value if isinstance(value, int | float) else 0
 
 
 def _tensors(value: Any) -> Any:
@@ -116,7 +130,10 @@ MOVEMENTS = frozenset(
         aten.expand.default,
         aten.flatten.using_ints,
         aten.flip.default,
+        aten.gather.default,
+        aten.index.Tensor,
         aten.index_select.default,
+        aten.pad.default,
         aten.permute.default,
         aten.pixel_shuffle.default,
         aten.pixel_unshuffle.default,
@@ -139,6 +156,13 @@ MOVEMENTS = frozenset(
     }
 )
 """Operators that only say where each value comes from."""
+
+
+CHOICES = {aten.index_select.default: 2, aten.gather.default: 2, aten.index.Tensor: 1}
+"""Those that are told by a tensor which values to take, and where among their arguments it stands."""
+
+CASTS = frozenset({aten._to_copy.default, aten.to.dtype})
+"""Operators that give the same numbers in another type of integers."""
 
 
 @dataclass(frozen=True)

@@ -36,8 +36,8 @@ int main(void)
     call.arena = aligned(call.arena_size);
     memset(call.arena, 0x5A, call.arena_size);
     for (int i = 0; i < MODEL_INPUTS; i++) {
-        float *values = aligned((call.input_counts[i] = model_input_counts[i]) * sizeof(float));
-        if (fread(values, sizeof(float), call.input_counts[i], stdin) != call.input_counts[i])
+        void *values = aligned((call.input_counts[i] = model_input_counts[i]) * model_input_bytes[i]);
+        if (fread(values, model_input_bytes[i], call.input_counts[i], stdin) != call.input_counts[i])
             return 2;
         call.inputs[i] = values;
     }

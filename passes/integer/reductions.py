@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from tersor.ir.integer_norms import (
     LONGEST_ROW,
     NORMALIZED_BITS,
     exponential_table,
+    normalization_epsilon,
     softmax_numerator,
 )
 from tersor.ir.integer_operators import INT_SUM, INT_SUM_POOL
@@ -141,39 +143,77 @@ def _softmax(lowering: Lowering, node: fx.Node, grid: IntegerGrid) -> fx.Node | 
 
 
 def _normalization(center: bool) -> GridRule:
+    """Over the last dimensions, with a weight for each value of a row."""
+
     def rule(lowering: Lowering, node: fx.Node, grid: IntegerGrid) -> fx.Node | None:
         source, shape = _source(lowering, node), argument(node, "normalized_shape")
-        if source is None or not all(type(size) is int for size in shape) or math.prod(shape) > LONGEST_ROW:
+        if source is None:
             return None
         eps = argument(node, "eps")
         eps = torch.finfo(torch.float32).eps if eps is None else float(eps)
-        epsilon = round(eps * math.prod(shape) ** 2 / float(lowering.scale(source)) ** 2)
-        affine = _affine(lowering, node, shape, center)
-        if epsilon >= LARGEST_EPSILON or affine is None:
-            return None
-        weight, bias, scale = affine
-        stored = [
-            None if value is None else lowering.parameter(f"{node.name}.{name}_int32", value)
-            for name, value in (("weight", weight), ("bias", bias))
-        ]
-        rest = source.args[2], len(shape), epsilon, center
-        acc = lowering.accumulate(
-            INT_NORMALIZE, source.args[0], *stored, *rest, scale=torch.tensor(scale), axis=None, like=node
-        )
-        if acc is None:
-            return None
-        assert isinstance(acc.args[0], fx.Node)
-        multiplier = lowering.scale(acc) / grid.step(lowering.program)
-        return lowering.requantize(acc.args[0], multiplier.float(), grid, node)
+        given = argument(node, "weight"), argument(node, "bias") if center else None
+        return _normalized(lowering, node, grid, source, Rows(tuple(shape), tuple(shape), eps, center), given)
 
     return rule
 
 
+def _by_groups(lowering: Lowering, node: fx.Node, grid: IntegerGrid) -> fx.Node | None:
+    """Group norm over rows of a group's channels and all their pixels, with a weight for each channel."""
+    source = _source(lowering, node)
+    if source is None:
+        return None
+    _, channels, *plane = source.meta[KEY].shape
+    groups = int(argument(node, "num_groups")) if node.target is aten.group_norm.default else channels
+    if not all(type(size) is int for size in (channels, *plane)):
+        return None
+    grouped = [-1, groups, channels // groups, math.prod(plane)]
+    q = lowering.call(aten.reshape.default, source.args[0], grouped, like=node)
+    rows = Rows((grouped[2], grouped[3]), (groups, grouped[2], 1), float(argument(node, "eps")), True)
+    given = argument(node, "weight"), argument(node, "bias")
+    result = _normalized(lowering, node, grid, lowering.same_grid(q, source, node), rows, given)
+    return result and lowering.call(aten.reshape.default, result, [-1, channels, *plane], like=node)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What is normalized together: the last dimensions, the shape that weight and bias have over them, and how."""
+
+    shape: tuple[int, ...]
+    parameters: tuple[int, ...]
+    eps: float
+    center: bool
+
+
+def _normalized(
+    lowering: Lowering, node: fx.Node, grid: IntegerGrid, source: fx.Node, rows: Rows, given: tuple[object, object]
+) -> fx.Node | None:
+    """`source` on `grid`, normalized; None where a row is too long, or weight or bias are computed."""
+    if not all(type(size) is int for size in rows.shape) or math.prod(rows.shape) > LONGEST_ROW:
+        return None
+    epsilon = normalization_epsilon(rows.eps, math.prod(rows.shape), float(lowering.scale(source)))
+    affine = _affine(lowering, rows, given)
+    if epsilon >= LARGEST_EPSILON or affine is None:
+        return None
+    weight, bias, scale = affine
+    stored = [
+        None if value is None else lowering.parameter(f"{node.name}.{name}_int32", value.reshape(rows.parameters))
+        for name, value in (("weight", weight), ("bias", bias))
+    ]
+    rest = source.args[2], len(rows.shape), epsilon, rows.center
+    acc = lowering.accumulate(
+        INT_NORMALIZE, source.args[0], *stored, *rest, scale=torch.tensor(scale), axis=None, like=node
+    )
+    if acc is None:
+        return None
+    assert isinstance(acc.args[0], fx.Node)
+    multiplier = lowering.scale(acc) / grid.step(lowering.program)
+    return lowering.requantize(acc.args[0], multiplier.float(), grid, node)
+
+
 def _affine(
-    lowering: Lowering, node: fx.Node, shape: list[int], center: bool
+    lowering: Lowering, rows: Rows, given: tuple[object, object]
 ) -> tuple[Tensor | None, Tensor | None, float] | None:
     """Weight and bias as int32, and the scale of the accumulator; None where they are computed."""
-    given = [argument(node, "weight"), argument(node, "bias") if center else None]
     tensors = [lowering.program.constant(value) for value in given]
     if any(value is not None and tensor is None for value, tensor in zip(given, tensors, strict=True)):
         return None
@@ -181,13 +221,19 @@ def _affine(
     unit = 2.0**-NORMALIZED_BITS
     if weight is None and bias is None:
         return None, None, unit
-    weight = torch.ones(shape, dtype=torch.float64) if weight is None else weight
-    scale = float(weight.abs().max()) / _WEIGHT_LIMIT * unit
+    weight = torch.ones(rows.parameters, dtype=torch.float64) if weight is None else weight
+    scale = float(weight.abs().max()) / _largest_weight(math.prod(rows.shape)) * unit
     if bias is not None:
         scale = max(scale, float(bias.abs().max()) / _BIAS_LIMIT)
     scale = float(torch.tensor(scale or 1.0, dtype=torch.float32))
     stored = torch.round(weight * (unit / scale)).to(torch.int32)
     return stored, None if bias is None else torch.round(bias / scale).to(torch.int32), scale
+
+
+def _largest_weight(length: int) -> int:
+    """The greatest normalized value of a row is the root of its length, and their product stays below 2**30.1."""
+    greatest = math.isqrt(max(length - 1, 0)) + 1
+    return min(_WEIGHT_LIMIT, _WEIGHT_LIMIT * 128 // greatest)
 
 
 REDUCTIONS: dict[object, GridRule] = {
@@ -199,4 +245,6 @@ REDUCTIONS: dict[object, GridRule] = {
     **dict.fromkeys(SOFTMAXES, _softmax),
     aten.layer_norm.default: _normalization(center=True),
     aten.rms_norm.default: _normalization(center=False),
+    aten.group_norm.default: _by_groups,
+    aten.instance_norm.default: _by_groups,
 }

@@ -79,6 +79,8 @@ _ROLES: dict[object, Role] = {
             aten._safe_softmax.default,
             aten.layer_norm.default,
             aten.rms_norm.default,
+            aten.group_norm.default,
+            aten.instance_norm.default,
             aten.sum.dim_IntList,
             aten.avg_pool1d.default,
             aten.avg_pool2d.default,
@@ -123,6 +125,8 @@ SLOW_IN_INTEGER = frozenset(
         aten.avg_pool1d.default,
         aten.avg_pool2d.default,
         aten.bmm.default,
+        aten.group_norm.default,
+        aten.instance_norm.default,
         aten.layer_norm.default,
         aten.matmul.default,
         aten.rms_norm.default,
@@ -140,7 +144,9 @@ PRODUCTS = (aten.matmul.default, aten.bmm.default)
 CARRIERS = (Role.MOVE, Role.HIDE)
 """Roles whose values are on the grid of their input."""
 
-_ONE_OPERAND = frozenset({aten.layer_norm.default, aten.rms_norm.default})
+_ONE_OPERAND = frozenset(
+    {aten.layer_norm.default, aten.rms_norm.default, aten.group_norm.default, aten.instance_norm.default}
+)
 """Operators that read one activation; their other tensors are parameters."""
 
 
@@ -271,6 +277,11 @@ def _pads_with_zero(program: Program, node: fx.Node) -> bool:
     return all(value in (0, 0.0, None, "constant") for value in rest)
 
 
+def _normalizes_each_image(program: Program, node: fx.Node) -> bool:
+    """An instance norm by the statistics of its input, not by stored ones."""
+    return len(node.args) > 5 and bool(node.args[5])
+
+
 _CONDITIONS = {
     **dict.fromkeys(WEIGHTS, _has_constant_weight),
     aten.clamp.default: _has_constant_bounds,
@@ -280,6 +291,7 @@ _CONDITIONS = {
     aten.matmul.default: _is_of_matrices,
     aten.bmm.default: _is_of_matrices,
     aten.adaptive_avg_pool2d.default: _is_global_pool,
+    aten.instance_norm.default: _normalizes_each_image,
     aten.mean.dim: _is_over_known_sizes,
     aten.sum.dim_IntList: _is_over_known_sizes,
     aten.masked_fill.Scalar: _hides_positions,

@@ -1,5 +1,7 @@
 /* Dense convolution with SDOT: tiles of 8 channels x 12 pixels, 24 accumulators, so that a step of 4 input channels is 24
  * SDOT to 2 loads. */
+#include "tersor_kernels.h"
+
 #if defined(__aarch64__)
 
 #include "dotprod.h"

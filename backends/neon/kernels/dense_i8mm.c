@@ -1,6 +1,8 @@
 /* Dense convolution with SMMLA: tiles of 8 channels x 8 pixels, 16 accumulators of [2 pixels][2 channels], so that a step
  * of 8 input channels is 16 SMMLA to 2 loads. Channels are paired 0 4, 1 5, 2 6, 3 7, because the two narrowing transposes
  * then put them in order. */
+#include "tersor_kernels.h"
+
 #if defined(__aarch64__)
 
 #include "i8mm.h"

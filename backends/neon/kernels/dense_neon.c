@@ -3,6 +3,8 @@
  * SMULL and SMLAL multiply in 16 bits: two products fit, as weights are at most 127 (2 * 127 * 128 < 2^15). SADALP then adds
  * neighbouring lanes to 32 bits. So a pair of input blocks takes 3 instructions for 16 products, where SMLAL to 32 bits
  * takes 4 and widens first. An accumulator holds [2 pixels][2 halves of the sum]. */
+#include "tersor_kernels.h"
+
 #if defined(__aarch64__)
 
 #include "neon_loads.h"

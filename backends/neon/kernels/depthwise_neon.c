@@ -1,5 +1,7 @@
 /* Depthwise convolution. A register is 16 bytes of neighbouring channels and pixels, whatever the block, and the products of
  * two taps are added in 16 bits (2 * 127 * 128 < 2^15) before they are widened. */
+#include "tersor_kernels.h"
+
 #if defined(__aarch64__)
 
 #include "requantize_neon.h"

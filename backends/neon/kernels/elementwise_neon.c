@@ -1,4 +1,6 @@
 /* Products, tables and conversions of single values, 16 at a time. */
+#include "tersor_kernels.h"
+
 #if defined(__aarch64__)
 
 #include "bytes_neon.h"

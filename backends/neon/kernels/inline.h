@@ -21,6 +21,11 @@
 #error "float32 arithmetic with excess precision gives other bits"
 #endif
 
+/* Weights and tables are little-endian in the file, and kernels take four bytes at once for a number. */
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "this library is for little-endian processors"
+#endif
+
 #define TERSOR_INLINE static inline __attribute__((always_inline))
 
 TERSOR_INLINE int32_t tersor_load32(const int8_t *p)

@@ -1,4 +1,4 @@
-/* Layers on row-major tensors: softmax, normalization, and the last layer's floats. Integer
+/* Layers on row-major tensors: softmax, normalization, rows of a table, and the last layer's floats. Integer
  * arithmetic throughout; >> of a negative number rounds down, as every compiler for these machines does it. */
 #include "layers.h"
 #include "tersor_model.h"
@@ -52,7 +52,8 @@ static int64_t root_of(int64_t value)
     return root;
 }
 
-static void normalize_row(const tersor_normalization *n, const int8_t *x, int8_t *y)
+/* `first`: which weight and bias the row begins with. */
+static void normalize_row(const tersor_normalization *n, int32_t first, const int8_t *x, int8_t *y)
 {
     int64_t total = 0, squares = 0;
     for (int32_t i = 0; i < n->length; i++) {
@@ -61,22 +62,47 @@ static void normalize_row(const tersor_normalization *n, const int8_t *x, int8_t
         squares += value * value;
     }
     const int64_t mean = n->center ? total : 0;
-    const int64_t root = root_of((n->length * squares - mean * mean + n->epsilon) << 16);
+    const int64_t root = root_of(((n->length * squares - mean * mean) << (2 * n->root_bits)) + n->epsilon);
     const int64_t reciprocal = ((int64_t)1 << 48) / (root ? root : 1);
-    for (int32_t i = 0; i < n->length; i++) {
-        const int64_t from_mean = (int64_t)n->length * (x[i] - n->zero_point) - mean;
-        int64_t acc = (from_mean * reciprocal + ((int64_t)1 << 27)) >> 28;
-        acc = n->weight ? acc * n->weight[i] : acc;
-        acc = n->bias ? acc + n->bias[i] : acc;
-        y[i] = tersor_requantized((int32_t)acc, 0, &n->requantize);
+    const int32_t shift = 36 - n->root_bits;
+    for (int32_t begin = 0, at = first; begin < n->length; begin += n->run, at = at + 1 < n->parameters ? at + 1 : 0) {
+        const int64_t weight = n->weight ? n->weight[at] : 1, bias = n->bias ? n->bias[at] : 0;
+        for (int32_t i = begin; i < begin + n->run; i++) {
+            const int64_t from_mean = (int64_t)n->length * (x[i] - n->zero_point) - mean;
+            const int64_t normal = (from_mean * reciprocal + ((int64_t)1 << (shift - 1))) >> shift;
+            y[i] = tersor_requantized((int32_t)(normal * weight + bias), 0, &n->requantize);
+        }
     }
 }
 
 void tersor_layer_normalize(const tersor_normalization *n, const int8_t *x, int8_t *y, tersor_share share)
 {
     const tersor_span rows = tersor_share_of(n->rows, share);
+    for (int32_t row = rows.begin; row < rows.end; row++) {
+        const int64_t first = (int64_t)row * (n->length / n->run) % n->parameters;
+        normalize_row(n, (int32_t)first, x + (ptrdiff_t)row * n->length, y + (ptrdiff_t)row * n->length);
+    }
+}
+
+int64_t tersor_index(const tersor_indices *indices, const void *input, int32_t at)
+{
+    const int32_t position = indices->positions ? indices->positions[at] : at;
+    int32_t small;
+    int64_t large;
+    if (position < 0)
+        return -1 - (int64_t)position;
+    const char *const from = (const char *)input + (ptrdiff_t)position * indices->bytes;
+    if (indices->bytes == sizeof small)
+        return memcpy(&small, from, sizeof small), small;
+    return memcpy(&large, from, sizeof large), large;
+}
+
+void tersor_layer_gather(const tersor_indices *indices, const void *input, const int8_t *table, int32_t width, int8_t *y,
+                         tersor_share share)
+{
+    const tersor_span rows = tersor_share_of(indices->count, share);
     for (int32_t row = rows.begin; row < rows.end; row++)
-        normalize_row(n, x + (ptrdiff_t)row * n->length, y + (ptrdiff_t)row * n->length);
+        memcpy(y + (ptrdiff_t)row * width, table + tersor_index(indices, input, row) * width, (size_t)width);
 }
 
 /* bias holds what the input's zero point takes off. Two products fit 16 bits: 2 * 128 * 127 < 2^15. */

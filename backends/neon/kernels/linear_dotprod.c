@@ -1,5 +1,7 @@
 /* Linear layers on one row of input, with SDOT: the roles of pixels and channels are exchanged, so that an accumulator holds 4
  * output channels, and the weights of the convolution kernels serve as they are. */
+#include "tersor_kernels.h"
+
 #if defined(__aarch64__)
 
 #include "dotprod.h"

@@ -1,4 +1,6 @@
 /* Linear layers on one row of input, with baseline NEON: as dense_neon.c, with the roles of pixels and channels exchanged. */
+#include "tersor_kernels.h"
+
 #if defined(__aarch64__)
 
 #include "requantize_neon.h"

@@ -1,4 +1,6 @@
 /* Products of two activations with SDOT: 16 columns of 4 rows. */
+#include "tersor_kernels.h"
+
 #if defined(__aarch64__)
 
 #include "dotprod.h"

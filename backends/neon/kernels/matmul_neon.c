@@ -1,4 +1,6 @@
 /* Products of two activations: products of bytes in 16 bits, added in pairs in 32. */
+#include "tersor_kernels.h"
+
 #if defined(__aarch64__)
 
 #include "requantize_neon.h"

@@ -1,4 +1,6 @@
 /* Pooling. A register is 16 bytes of neighbouring channels and pixels, whatever the block. */
+#include "tersor_kernels.h"
+
 #if defined(__aarch64__)
 
 #include "bytes_neon.h"

@@ -1,6 +1,8 @@
 /* Sparse convolution, blocks of 1 output by 4 input channels, with SDOT: tiles of 1 channel x 64 pixels. Blocks come in
  * pairs, so that both offsets and both weights are one load each. Unstructured weights use this too: every group of 4 input
  * channels that is not all zero is a block. */
+#include "tersor_kernels.h"
+
 #if defined(__aarch64__)
 
 #include "dotprod.h"

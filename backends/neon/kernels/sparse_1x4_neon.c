@@ -1,5 +1,7 @@
 /* Sparse convolution, blocks of 1 output by 4 input channels, with baseline NEON: tiles of 1 channel x 32 pixels. Blocks come
  * in pairs, whose products are added in 16 bits as in dense_neon.c. */
+#include "tersor_kernels.h"
+
 #if defined(__aarch64__)
 
 #include "neon_loads.h"

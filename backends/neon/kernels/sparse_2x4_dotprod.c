@@ -1,4 +1,6 @@
 /* Sparse convolution, blocks of 2 output by 4 input channels, with SDOT: tiles of 2 channels x 48 pixels, 24 accumulators. */
+#include "tersor_kernels.h"
+
 #if defined(__aarch64__)
 
 #include "dotprod.h"

@@ -1,5 +1,7 @@
 /* Sparse convolution, blocks of 2 output by 8 input channels, with SMMLA: tiles of 2 channels x 32 pixels, 16 accumulators of
  * [2 pixels][2 channels]. */
+#include "tersor_kernels.h"
+
 #if defined(__aarch64__)
 
 #include "i8mm.h"

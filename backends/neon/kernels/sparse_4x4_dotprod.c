@@ -1,5 +1,7 @@
 /* Sparse convolution, blocks of 4 output by 4 input channels, with SDOT: tiles of 4 channels x 24 pixels, 24 accumulators,
  * so that a block is 24 SDOT to 2 loads of pixels, its weights and its offset. */
+#include "tersor_kernels.h"
+
 #if defined(__aarch64__)
 
 #include "dotprod.h"

@@ -1,5 +1,7 @@
 /* Sparse convolution, blocks of 4 output by 8 input channels, with SMMLA: tiles of 4 channels x 24 pixels, 24 accumulators of
  * [2 pixels][2 channels]. Channels are paired 0 2, 1 3, because the narrowing transpose then puts them in order. */
+#include "tersor_kernels.h"
+
 #if defined(__aarch64__)
 
 #include "i8mm.h"

@@ -1,4 +1,6 @@
 /* Sums of two tensors, also as the last thing that a convolution does to its output. */
+#include "tersor_kernels.h"
+
 #if defined(__aarch64__)
 
 #include "bytes_neon.h"

@@ -105,15 +105,28 @@ typedef struct {
 void tersor_layer_softmax(const tersor_softmax *softmax, const int8_t *x, int8_t *y, tersor_share share);
 
 /* x[rows][length], normalized with 12 fractional bits, times weight plus bias (either may be null), requantized by
- * scale[0]. center: less the mean, as layer norm; else RMS norm. */
+ * scale[0]. center: less the mean, as layer norm; else RMS norm. Values have a weight and a bias together in runs of `run`,
+ * which divides length, and begin again after `parameters` of them. root_bits: fractional bits of the root. */
 typedef struct {
-    int32_t rows, length, zero_point, center;
+    int32_t rows, length, run, parameters, root_bits, zero_point, center;
     int64_t epsilon;
     const int32_t *weight, *bias;
     tersor_requantize requantize;
 } tersor_normalization;
 
 void tersor_layer_normalize(const tersor_normalization *normalization, const int8_t *x, int8_t *y, tersor_share share);
+
+/* `count` numbers of an input, each of 4 or 8 bytes: those at the positions, or all in order where that is null. A position
+ * below 0 is no place but a number itself: -1 - number. */
+typedef struct {
+    int32_t count, bytes;
+    const int32_t *positions;
+} tersor_indices;
+
+/* y[count][width] = table[number][width]. Every number has a row: tersor_indices_within was asked. */
+void tersor_layer_gather(const tersor_indices *indices, const void *input, const int8_t *table, int32_t width, int8_t *y,
+                         tersor_share share);
+int64_t tersor_index(const tersor_indices *indices, const void *input, int32_t at);
 
 /* x[rows][in], weights[out][in]; y = float(sum(x * weight) + bias) * scale[channel], or scale[0] where shared; the bias holds
  * what the zero point of x takes off. */

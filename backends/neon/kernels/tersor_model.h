@@ -13,7 +13,7 @@
 #endif
 
 /* One layer, or one thread's share of it. Steps run in order; all shares of a step before any of the next. */
-typedef void tersor_step(const int8_t *weights, int8_t *arena, const float *const *inputs, float *const *outputs,
+typedef void tersor_step(const int8_t *weights, int8_t *arena, const void *const *inputs, float *const *outputs,
                          tersor_share share);
 
 typedef struct {
@@ -22,6 +22,21 @@ typedef struct {
     int32_t count;
     size_t arena_size;
 } tersor_variant;
+
+/* What weights.bin begins with; `checksum` is the CRC-32 of what follows TERSOR_WEIGHTS_HEAD bytes. */
+#define TERSOR_WEIGHTS "tersor1"
+#define TERSOR_WEIGHTS_HEAD 64
+typedef struct {
+    char name[8];
+    uint64_t size;
+    uint32_t checksum, zero;
+} tersor_weights_head;
+
+int tersor_has_head(const void *weights, const tersor_weights_head *head);
+int tersor_is_whole(const void *weights, const tersor_weights_head *head); /* looks at every byte */
+
+/* Whether each number that `gather` looks up has a row among `rows`. */
+int tersor_indices_within(const tersor_indices *indices, const void *input, int64_t rows);
 
 /* 0 where float32 arithmetic is what the model was proven with: rounded to nearest even, never contracted. */
 int tersor_check_arithmetic(void);

@@ -1,6 +1,7 @@
 /* Times the model: bench [RUNS], 100 without. Prints the least and the median of milliseconds. */
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <time.h>
 
 #include "@name@.h"
@@ -21,20 +22,34 @@ static int by_size(const void *a, const void *b)
 static void *aligned(size_t size)
 {
     void *memory = NULL;
-    return posix_memalign(&memory, @NAME@_ALIGNMENT, size ? size : @NAME@_ALIGNMENT) ? NULL : memory;
+    if (posix_memalign(&memory, @NAME@_ALIGNMENT, size ? size : @NAME@_ALIGNMENT)) {
+        fprintf(stderr, "no memory for %zu bytes\n", size);
+        exit(1);
+    }
+    return memory;
+}
+
+/* Noise between -1 and 1; where `is_float` is 0, zeros, which every table has a row for. */
+static void fill(void *values, size_t count, size_t bytes, int is_float)
+{
+    memset(values, 0, count * bytes);
+    for (size_t i = 0; i < count && is_float; i++)
+        ((float *)values)[i] = (float)((i * 2654435761u >> 8) % 2001) / 1000.0f - 1.0f;
 }
 
 int main(int argc, char **argv)
 {
+    static const int is_float[@NAME@_INPUTS] = {@input_is_float@};
     const int runs = argc > 1 ? atoi(argv[1]) : 100;
-    double *times = calloc((size_t)(runs > 0 ? runs : 1), sizeof *times);
+    if (runs <= 0)
+        return fprintf(stderr, "usage: bench [RUNS]\n"), 2;
+    double *times = aligned((size_t)runs * sizeof *times);
     @name@_call call = {.arena_size = @name@_arena_size()};
     call.arena = aligned(call.arena_size);
     for (int i = 0; i < @NAME@_INPUTS; i++) {
         call.input_counts[i] = @name@_input_counts[i];
-        float *values = aligned(call.input_counts[i] * sizeof(float));
-        for (size_t k = 0; values && k < call.input_counts[i]; k++)
-            values[k] = (float)((k * 2654435761u >> 8) % 2001) / 1000.0f - 1.0f;
+        void *values = aligned(call.input_counts[i] * @name@_input_bytes[i]);
+        fill(values, call.input_counts[i], @name@_input_bytes[i], is_float[i]);
         call.inputs[i] = values;
     }
     for (int i = 0; i < @NAME@_OUTPUTS; i++) {
@@ -45,12 +60,10 @@ int main(int argc, char **argv)
         const double started = now();
         const int wrong = @name@_run(&call);
         if (wrong)
-            return fprintf(stderr, "@name@_run returned %d\n", wrong), 1;
+            return fprintf(stderr, "@name@_run: %s\n", @name@_message(wrong)), 1;
         times[run] = now() - started;
     }
-    if (runs > 0) {
-        qsort(times, (size_t)runs, sizeof *times, by_size);
-        printf("%s: %.3f ms least, %.3f ms median of %d runs\n", @name@_isa(), times[0], times[runs / 2], runs);
-    }
+    qsort(times, (size_t)runs, sizeof *times, by_size);
+    printf("%s: %.3f ms least, %.3f ms median of %d runs\n", @name@_isa(), times[0], times[runs / 2], runs);
     return 0;
 }

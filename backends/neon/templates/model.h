@@ -4,7 +4,7 @@
  *
 @tensors@
  *
- * Call @name@_run, or share each step among threads:
+ * Tensors are row-major. Call @name@_run, or share each step among threads:
  *
  *     for (int step = 0; step < @name@_steps(); step++)
  *         every thread: @name@_step(&call, step, thread, threads), then wait for the others
@@ -25,6 +25,7 @@ extern "C" {
 #define @NAME@_OUTPUTS @outputs@
 #define @NAME@_ALIGNMENT 64
 #define @NAME@_WEIGHTS_SIZE @weights_size@
+#define @NAME@_ARENA_SIZE @arena_size@ /* of the instruction set that takes most */
 
 enum {
     @NAME@_OK = 0,
@@ -34,21 +35,25 @@ enum {
     @NAME@_UNALIGNED,     /* arena or weights are not aligned to @NAME@_ALIGNMENT */
     @NAME@_WRONG_STEP,    /* no such step, or no such share of it */
     @NAME@_NO_VARIANT,    /* TERSOR_ISA names an instruction set that the model or the processor lacks */
-    @NAME@_ARITHMETIC     /* floats are contracted, or not rounded to nearest even */
+    @NAME@_ARITHMETIC,    /* floats are contracted, or not rounded to nearest even */
+    @NAME@_WRONG_WEIGHTS, /* the weights are cut off, damaged, or of another model */
+    @NAME@_WRONG_INDEX    /* an input has a number that its table has no row for */
 };
 
-/* Values of each input and output, in float32. */
-extern const size_t @name@_input_counts[@inputs@];
-extern const size_t @name@_output_counts[@outputs@];
+/* Values of each input and output, and the bytes of one value of an input. Outputs are float32. */
+extern const size_t @name@_input_counts[@NAME@_INPUTS];
+extern const size_t @name@_input_bytes[@NAME@_INPUTS];
+extern const size_t @name@_output_counts[@NAME@_OUTPUTS];
 
 typedef struct {
-    const float *inputs[@inputs@];
-    size_t input_counts[@inputs@];
-    float *outputs[@outputs@];
-    size_t output_counts[@outputs@];
+    const @input_type@ *inputs[@NAME@_INPUTS];
+    size_t input_counts[@NAME@_INPUTS];
+    float *outputs[@NAME@_OUTPUTS];
+    size_t output_counts[@NAME@_OUTPUTS];
     void *arena;          /* @name@_arena_size() bytes, aligned; its contents need not be kept between calls */
     size_t arena_size;
     const void *weights;  /* the contents of weights.bin, aligned; NULL where they are linked in */
+    size_t weights_size;  /* @NAME@_WEIGHTS_SIZE; 0 where they are linked in */
 } @name@_call;
 
 /* The instruction set that will run: neon, dotprod or i8mm; NULL where there is none. */
@@ -61,6 +66,13 @@ int @name@_run(const @name@_call *call);
 
 /* The share `part` of `parts` of one step. */
 int @name@_step(const @name@_call *call, int step, int part, int parts);
+
+/* Once for weights that were read or mapped from a file, before they are used: every byte is looked at. @name@_run only
+ * looks at their size and their head. Returns @NAME@_OK, @NAME@_NULL, @NAME@_UNALIGNED or @NAME@_WRONG_WEIGHTS. */
+int @name@_check_weights(const void *weights, size_t size);
+
+/* A code in words. */
+const char *@name@_message(int code);
 
 #ifdef __cplusplus
 }

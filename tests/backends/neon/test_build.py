@@ -93,24 +93,6 @@ def test_zig_builds_it(program: Program, tmp_path: Path, emulator: str) -> None:
 
 
 @pytest.mark.emulated
-def test_weights_are_mapped_where_they_are_not_linked(program: Program, machines: Machines, tmp_path: Path) -> None:
-    """Without weights.S, a call without weights is refused."""
-    artifact = lower(program, tmp_path, ("neon",))
-    folder = artifact.on(machines.emulated).build()
-    source = tmp_path / "mapped.c"
-    source.write_text(
-        '#include "model.h"\nint main(void)\n{\n    static _Alignas(64) char arena[1 << 20];\n'
-        "    model_call call = {.arena = arena, .arena_size = sizeof arena};\n"
-        "    return model_run(&call) == MODEL_NULL ? 0 : 1;\n}\n"
-    )
-    sources = [str(source), str(folder / "model.c"), str(folder / "model_neon.c")]
-    words = [*machines.emulated.compiler(), "-O1", "-DMODEL_MAPPED_WEIGHTS", f"-I{folder}", f"-I{folder}/kernels"]
-    words += [*sources, str(machines.emulated.kernels), "-static", "-o", str(tmp_path / "mapped")]
-    subprocess.run(words, check=True)
-    machines.emulated.execute(tmp_path / "mapped", b"")
-
-
-@pytest.mark.emulated
 def test_an_instruction_set_that_is_not_there_is_named(program: Program, machines: Machines, tmp_path: Path) -> None:
     artifact = lower(program, tmp_path, ("neon", "i8mm"))
     with pytest.raises(LoweringError, match="no instruction set"):

@@ -129,6 +129,20 @@ class Sequence(nn.Module):
         return self.c(F.elu(self.b(torch.tanh(self.a(x)))).transpose(1, 2))
 
 
+class Grouped(nn.Module):
+    """Group and instance norm, with weights and without, of channels that fill no block."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 15, 3, padding=1), nn.Conv2d(15, 6, 3, 2, 1)
+        self.first, self.second = nn.GroupNorm(5, 15), nn.InstanceNorm2d(6, affine=True)
+        nn.init.normal_(self.first.weight), nn.init.normal_(self.second.weight)
+        nn.init.normal_(self.first.bias), nn.init.normal_(self.second.bias)
+
+    def forward(self, x: Tensor) -> Any:
+        return F.group_norm(F.relu(self.second(self.b(F.relu(self.first(self.a(x)))))), 2)
+
+
 MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[tuple[int, ...], ...]]] = {
     "resnet8": (ResNet8, ((1, 1, 8, 8),)),
     "joined": (Joined, ((1, 5, 9, 11),)),
@@ -136,6 +150,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[tuple[int, ...], ...]]] =
     "attention": (Attention, ((2, 13, 33),)),
     "two_inputs": (TwoInputs, ((1, 7), (1, 5))),
     "unet": (UNet, ((1, 3, 12, 10),)),
+    "grouped": (Grouped, ((1, 3, 9, 7),)),
     "sequence": (Sequence, ((1, 3, 37),)),
     "perceptron_of_a_batch": (
         lambda: nn.Sequential(nn.Linear(29, 33), nn.ReLU(), nn.Linear(33, 9)),

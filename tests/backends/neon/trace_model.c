@@ -49,12 +49,30 @@ static void refuses_wrong_calls(const model_call *right)
     check(model_run(&wrong) == MODEL_SMALL_ARENA, 3);
     wrong = *right, wrong.arena = (char *)wrong.arena + 4;
     check(model_run(&wrong) == MODEL_UNALIGNED, 4);
-    wrong = *right, wrong.weights = model_weights + 1;
+    wrong = *right, wrong.weights = model_weights + 1, wrong.weights_size = MODEL_WEIGHTS_SIZE;
     check(model_run(&wrong) == MODEL_UNALIGNED, 4);
+    wrong = *right, wrong.weights = model_weights, wrong.weights_size = MODEL_WEIGHTS_SIZE - 1;
+    check(model_run(&wrong) == MODEL_WRONG_WEIGHTS, 4);
+    check(model_check_weights(wrong.weights, wrong.weights_size) == MODEL_WRONG_WEIGHTS, 4);
+    wrong.weights = right->arena, wrong.weights_size = MODEL_WEIGHTS_SIZE; /* 64 bytes of it are there */
+    check(right->arena_size < 64 || model_run(&wrong) == MODEL_WRONG_WEIGHTS, 4);
     check(model_step(right, -1, 0, 1) == MODEL_WRONG_STEP, 5);
     check(model_step(right, model_steps(), 0, 1) == MODEL_WRONG_STEP, 5);
     check(model_step(right, 0, 1, 1) == MODEL_WRONG_STEP, 5);
     check(model_step(right, 0, 0, 0) == MODEL_WRONG_STEP, 5);
+}
+
+/* One bit of one byte in every few hundred, wherever it is, is noticed. */
+static void knows_its_weights(int8_t *weights)
+{
+    check(model_check_weights(weights, MODEL_WEIGHTS_SIZE) == MODEL_OK, 4);
+    check(model_check_weights(weights + 4, MODEL_WEIGHTS_SIZE - 4) == MODEL_UNALIGNED, 4);
+    check(model_check_weights(NULL, MODEL_WEIGHTS_SIZE) == MODEL_NULL, 4);
+    for (size_t i = 0; i < MODEL_WEIGHTS_SIZE; i += 1 + MODEL_WEIGHTS_SIZE / 16) {
+        weights[i] = (int8_t)(weights[i] ^ 1 << i % 8);
+        check(model_check_weights(weights, MODEL_WEIGHTS_SIZE) == MODEL_WRONG_WEIGHTS, 4);
+        weights[i] = (int8_t)(weights[i] ^ 1 << i % 8);
+    }
 }
 
 typedef struct {
@@ -104,18 +122,19 @@ int main(void)
     memcpy(weights, model_weights, MODEL_WEIGHTS_SIZE);
     call.arena = guarded(call.arena_size);
     for (int i = 0; i < MODEL_INPUTS; i++) {
-        float *values = guarded((call.input_counts[i] = model_input_counts[i]) * sizeof(float));
-        check(fread(values, sizeof(float), call.input_counts[i], stdin) == call.input_counts[i], 8);
+        void *values = guarded((call.input_counts[i] = model_input_counts[i]) * model_input_bytes[i]);
+        check(fread(values, model_input_bytes[i], call.input_counts[i], stdin) == call.input_counts[i], 8);
         call.inputs[i] = values;
     }
     for (int i = 0; i < MODEL_OUTPUTS; i++)
         call.outputs[i] = guarded((call.output_counts[i] = model_output_counts[i]) * sizeof(float));
     refuses_wrong_calls(&call);
+    knows_its_weights(weights);
     memset(call.arena, 0x5A, call.arena_size);
     check(model_run(&call) == MODEL_OK, 7);
     answer(&call);
     memset(call.arena, 0x5A, call.arena_size);
-    call.weights = weights;
+    call.weights = weights, call.weights_size = MODEL_WEIGHTS_SIZE;
     uint64_t *hashes = calloc((size_t)model_steps(), sizeof *hashes);
     for (int step = 0; step < model_steps(); step++) {
         in_threads(&call, step);

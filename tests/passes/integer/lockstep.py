@@ -17,17 +17,13 @@ from tersor.passes.compare import node_values
 
 @dataclass(frozen=True)
 class Apart:
-    """How far a value on a grid is from the simulation's, in steps of the grid, given the same inputs.
-
-    row: the last of its sizes.
-    """
+    """How far a value on a grid is from the simulation's, in steps of the grid, given the same inputs."""
 
     node: str
     operator: str
     steps: int
     differing: int
     values: int
-    row: int
 
 
 def stored_values(program: Program, inputs: Sequence[Tensor]) -> dict[str, Tensor]:
@@ -70,8 +66,8 @@ class _Walk(fx.Interpreter):
         theirs = self.held[_original(n)].to(torch.int32)
         ours = torch.round(value / scale).to(torch.int32) + zero_point
         steps = (ours - theirs).abs()
-        differing, row = int((steps > 0).sum()), steps.shape[-1] if steps.dim() else 1
-        self.found.append(Apart(n.name, _operator(n.args[0]), int(steps.max()), differing, steps.numel(), row))
+        differing = int((steps > 0).sum())
+        self.found.append(Apart(n.name, _operator(n.args[0]), int(steps.max()), differing, steps.numel()))
         return (theirs - zero_point).to(torch.float32) * scale
 
 

@@ -167,7 +167,10 @@ def attention(b: Builder) -> fx.Node:
 
 def normalization(b: Builder) -> fx.Node:
     x = b.image()
-    length = size(x)[-1]
+    length, channels = size(x)[-1], size(x)[1]
+    if b.choose.random() < 0.3:
+        groups = b.choose.choice([group for group in range(1, channels + 1) if channels % group == 0])
+        return b.call(aten.group_norm.default, x, groups, b.weight(channels), b.weight(channels), 1e-5)
     if b.choose.random() < 0.5:
         return b.call(aten.layer_norm.default, x, [length], b.weight(length), b.weight(length), 1e-5)
     return b.call(aten.rms_norm.default, x, [length], b.weight(length), 1e-6)

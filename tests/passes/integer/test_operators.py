@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tersor.ir.integer_norms import INT_NORMALIZE
 from tersor.ir.integer_operators import (
     INT_ADD,
     INT_CONV,
@@ -241,6 +243,47 @@ def test_reductions(name: str) -> None:
     count = np.float32(np.prod([x.shape[dim] for dim in dims]) if mean else 1)
     acc = (x - source.zero).sum(dims)
     check(program, (IMAGE,), grid, grid.requantize(acc, source.scale / (grid.scale * count)))
+
+
+# -- normalization by groups -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("groups", [1, 2, 8])
+@pytest.mark.parametrize("affine", [True, False])
+def test_group_norm_in_python_integers(groups: int, affine: bool) -> None:
+    """The stated formula over the channels of a group, with weight and bias by channel; 8 is instance norm."""
+    norm = nn.InstanceNorm2d(8, affine=affine) if groups == 8 else nn.GroupNorm(groups, 8, affine=affine)
+    with torch.no_grad():
+        for parameter in norm.parameters():
+            parameter.copy_(torch.randn(8))
+    reading, program = lowered(Layers(lambda m, x: m.norm(m.layer(x)), layer=nn.Conv2d(8, 8, 1), norm=norm), IMAGE)
+    source, grid = reading.grid("conv2d"), reading.grid("instance_norm" if groups == 8 else "group_norm")
+    (node,) = program.graph.find_nodes(op="call_function", target=INT_NORMALIZE)
+    weight, bias = (program.constant(argument) for argument in node.args[1:3])
+    x = stored_before(program, INT_NORMALIZE, (IMAGE,))[0] - source.zero
+    acc = np.zeros_like(x)
+    n = int(np.prod(x.shape[2:]))
+    for (image, group), rows in ((at, x[at].reshape(-1).tolist()) for at in np.ndindex(*x.shape[:2])):
+        total = sum(rows)
+        epsilon = round(1e-5 * n**2 / float(source.scale) ** 2 * 2**16)
+        root = max(1, math.isqrt(((n * sum(v * v for v in rows) - total**2) << 16) + epsilon))
+        t = [((n * v - total) * (2**48 // root) + 2**27) >> 28 for v in rows]
+        acc[image, group] = np.array(t).reshape(x.shape[2:])
+    scale = np.float32(2.0**-12)
+    if affine:
+        assert weight is not None
+        assert bias is not None
+        acc = acc * weight.numpy().astype(np.int64) + bias.numpy()
+        given = norm.weight.detach().double().numpy()
+        scale = np.float32(np.abs(given).max() / 2047 / 4096)
+        np.testing.assert_array_equal(weight.numpy().ravel(), np.rint(given / float(scale) / 4096))
+    check(program, (IMAGE,), grid, grid.requantize(acc.reshape(IMAGE.shape), scale / grid.scale))
+
+
+def test_a_norm_by_stored_statistics_is_none_of_its_input() -> None:
+    norm = nn.InstanceNorm2d(8, track_running_stats=True)
+    program = quantized(Layers(lambda m, x: m.norm(m.layer(x)), layer=nn.Conv2d(8, 8, 1), norm=norm), IMAGE)
+    assert not uses(LowerToInteger()(program), INT_NORMALIZE)
 
 
 # -- tables ----------------------------------------------------------------------------------------------------------

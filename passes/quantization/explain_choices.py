@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 from tersor.ir.program import Program
@@ -24,11 +25,7 @@ class ExplainChoices(Pass):
     def run(self, program: Program) -> PassResult:
         """Count the layers that will be quantized. Raises CalibrationError where a weight is not finite."""
         refuse_unfinite_weights(program)
-        counts: dict[str, int] = {}
-        for node in program.graph.nodes:
-            if role_of(program, node) is Role.COMPUTE:
-                name = operator_of(node)
-                counts[name] = counts.get(name, 0) + 1
+        counts = Counter(operator_of(node) for node in program.graph.nodes if role_of(program, node) is Role.COMPUTE)
         listed = ", ".join(f"{count} {name}" for name, count in counts.items()) or "no layers with weights"
         convolutions = sum(count for name, count in counts.items() if name.startswith("conv"))
         linears = sum(counts.values()) - convolutions

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -35,7 +36,6 @@ class InsertFakeQuant(Pass):
     coverage: what is quantized besides convolutions and linears (see `Coverage`).
     operators: only these, as `("conv2d", "linear")`; empty means all that have a role.
     skip: regular expressions of node names or module paths that stay float, as `("classifier", r"layers\\.0\\..*")`.
-
     only: patterns of the layers with weights that are quantized, the others staying float; empty means all.
     symmetric: patterns of layers that read activations with zero point 0, whatever the scheme says.
     four_bits: patterns of layers whose weights have 4 bits, whatever the scheme says.
@@ -72,7 +72,7 @@ class InsertFakeQuant(Pass):
         for node, role in plan.quantized.items():
             if role is Role.COMPUTE:
                 self._observe_weight(program, node, weights)
-        kinds = ", ".join(f"{count} {name}" for name, count in _counts(list(plan.quantized)).items())
+        kinds = ", ".join(f"{count} {name}" for name, count in Counter(map(operator_of, plan.quantized)).items())
         return PassResult(program, True, (f"quantizes {kinds}", f"{len(plan.places)} activations on grids"))
 
     def _has_work(self, plan: Placement) -> bool:
@@ -127,11 +127,3 @@ def _last_input(node: fx.Node) -> fx.Node:
     while node.op == "placeholder" and node.next.op == "placeholder":
         node = node.next
     return node
-
-
-def _counts(nodes: list[fx.Node]) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for node in nodes:
-        name = operator_of(node)
-        counts[name] = counts.get(name, 0) + 1
-    return counts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -99,9 +100,7 @@ class PrecisionPlan:
         return cls(layers, numbers["sqnr"], numbers["cost"], numbers["float_cost"], str(data.get("unit", "")))
 
     def __str__(self) -> str:
-        counts: dict[str, int] = {}
-        for precision in self.layers.values():
-            counts[precision.value] = counts.get(precision.value, 0) + 1
+        counts = Counter(precision.value for precision in self.layers.values())
         return ", ".join(f"{count} {name}" for name, count in counts.items())
 
 

@@ -62,14 +62,12 @@ class Planner:
         found = self.baseline.cost(what)
         if found is None:
             raise BudgetError(f"there is no {what} to take a share of")
-        if what == "latency" and not self.budget.limit(what).is_share:  # type: ignore[union-attr]  # it is one of its limits
-            if self.baseline.seconds is None:
-                raise BudgetError(
-                    f"the target counts {self.baseline.unit}, which says nothing of seconds",
-                    found=f"latency={self.budget.latency!r}",
-                    hint='a share, as latency="0.5x"',
-                )
-            return found
+        if what == "latency" and self.baseline.seconds is None and not self._is_share(what):
+            raise BudgetError(
+                f"the target counts {self.baseline.unit}, which says nothing of seconds",
+                found=f"latency={self.budget.latency!r}",
+                hint='a share, as latency="0.5x"',
+            )
         return found
 
     # -- choosing ----------------------------------------------------------------------------------------------------

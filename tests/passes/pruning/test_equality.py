@@ -22,14 +22,14 @@ def inputs_of(program: Program, seed: int) -> tuple[torch.Tensor, ...]:
     return (torch.randn([int(size) for size in spec.shape], generator=generator, dtype=torch.float64),)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(seeds)
 def test_images(seed: int) -> None:
     program = image_program(seed)
     check(program, inputs_of(program, seed), seed, rtol=1e-9)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(seeds)
 def test_sequences(seed: int) -> None:
     program = sequence_program(seed)

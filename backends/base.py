@@ -31,7 +31,8 @@ class Unsupported:
     """Why a target does not take a node, and what to do about it.
 
     node: its name. operator: without namespace, as `conv2d`. reason: what the target lacks. hint: what to try.
-    origin: its place in the user's model.
+    origin: its place in the user's model. unknown: whether the target knows nothing of the operator, however it is
+        called; then it is written as others before anything is refused, where that is exact.
     """
 
     node: str
@@ -39,6 +40,7 @@ class Unsupported:
     reason: str
     hint: str | None = None
     origin: Origin | None = None
+    unknown: bool = False
 
     @classmethod
     def of(cls, node: fx.Node, reason: str, hint: str | None = None) -> Unsupported:
@@ -153,6 +155,11 @@ class Backend(ABC):
         if steps:
             program = PassManager(steps, progress=False).run(program).program
         refused = self.unsupported(program)
+        if any(found.unknown for found in refused):
+            from .rewriting import without_unknown
+
+            program = without_unknown(program, self.unsupported)
+            refused = self.unsupported(program)
         if refused:
             listed = "\n    ".join(map(str, refused[:_LISTED]))
             more = f"\n    and {len(refused) - _LISTED} more" if len(refused) > _LISTED else ""

@@ -16,6 +16,8 @@ _LOGGERS = (
 )
 _WARNING_SOURCES = (r"torch(\.|$)", r"copyreg$")
 """Modules whose warnings are about torch's own insides; the second is where a deep copy of torch's specs warns from."""
+_FLAT_WEIGHTS = r"The tensor attributes? .*\._flat_weights\["
+"""What torch says of every recurrent layer, whose list of weights it fills while it exports."""
 
 
 @contextmanager
@@ -28,6 +30,7 @@ def silence() -> Iterator[None]:
         with warnings.catch_warnings():
             for source in _WARNING_SOURCES:
                 warnings.filterwarnings("ignore", module=source)
+            warnings.filterwarnings("ignore", _FLAT_WEIGHTS)
             yield
     finally:
         for logger in loggers:

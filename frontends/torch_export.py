@@ -42,6 +42,8 @@ _CHECKS = {
 """Assertions about sizes; the signature checks those."""
 
 _RESHAPES: dict[Any, Any] = {aten.view.default: aten.reshape.default, aten._unsafe_view.default: aten.reshape.default}
+_KEEPS_STATE = "return the new value as an output and pass it in as an input, or drop the state"
+_PREPARES = "a model that prepares its weights in its first call has to be called once before it is traced"
 _MUTATIONS = (OutputKind.BUFFER_MUTATION, OutputKind.USER_INPUT_MUTATION, OutputKind.PARAMETER_MUTATION)
 
 
@@ -141,7 +143,7 @@ class _Importer:
                     f"the model writes to {self._name_of(str(spec.target))!r} while it runs",
                     node=_with_origin(node),
                     expected="a forward that returns its results and changes nothing",
-                    hint="return the new value as an output and pass it in as an input, or drop the state",
+                    hint=_PREPARES if spec.kind is OutputKind.PARAMETER_MUTATION else _KEEPS_STATE,
                 )
 
     def _name_of(self, target: str) -> str:
@@ -199,8 +201,10 @@ class _Importer:
             )
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: self.nodes[n])
         target = _RESHAPES.get(node.target, node.target)
+        if target is aten.type_as.default:  # the dtype is known here, and the other tensor need not be read
+            target, args, kwargs = aten._to_copy.default, args[:1], {"dtype": node.meta["val"].dtype}
         base = re.sub(r"_\d+$", "", node.name)  # numbered again, since the checks that are left out leave gaps
-        name = "reshape" if target is not node.target else base
+        name = "reshape" if target is aten.reshape.default else base
         new = self.graph.create_node("call_function", target, args, kwargs, name)
         origin = _origin(node)
         if origin is not None:

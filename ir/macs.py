@@ -64,6 +64,24 @@ def _attention(node: fx.Node, sizes: Sizes) -> int:
     return math.prod(batch) * length * value[-2] * (query[-1] + width)
 
 
+def _recurrent(weights: int) -> Rule:
+    """Each weight matrix of each layer and direction once for each step of each sequence; `weights`: its argument."""
+
+    def rule(node: fx.Node, sizes: Sizes) -> int:
+        matrices: Any = node.args[weights]
+        shapes = [_shape(weight, sizes) for weight in matrices]
+        steps = math.prod(_shape(node.args[0], sizes)[:-1])
+        return steps * sum(math.prod(shape) for shape in shapes if len(shape) == 2)
+
+    return rule
+
+
+def _recurrent_cell(node: fx.Node, sizes: Sizes) -> int:
+    """One step: weights of the input and of the state."""
+    batch = math.prod(_shape(node.args[0], sizes)[:-1])
+    return batch * sum(math.prod(_shape(weight, sizes)) for weight in node.args[2:4])
+
+
 def _einsum(node: fx.Node, sizes: Sizes) -> int:
     """Operands are contracted from left to right; each step costs the product of all the sizes that it involves."""
     equation, operands = node.args[0], node.args[1]
@@ -119,6 +137,12 @@ RULES: dict[Any, Rule] = {
     aten.outer.default: _outer,
     aten.einsum.default: _einsum,
     aten.scaled_dot_product_attention.default: _attention,
+    **dict.fromkeys((aten.lstm.input, aten.gru.input, aten.rnn_tanh.input, aten.rnn_relu.input), _recurrent(2)),
+    **dict.fromkeys((aten.lstm.data, aten.gru.data, aten.rnn_tanh.data, aten.rnn_relu.data), _recurrent(3)),
+    aten.lstm_cell.default: _recurrent_cell,
+    aten.gru_cell.default: _recurrent_cell,
+    aten.rnn_tanh_cell.default: _recurrent_cell,
+    aten.rnn_relu_cell.default: _recurrent_cell,
     INT_CONV: _convolution,
     INT_LINEAR: _product(0),
     INT_MATMUL: _product(0),

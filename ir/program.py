@@ -104,6 +104,8 @@ class Program:
         """Switch batch norm and dropout, that between recurrent layers too, to training, or back."""
         for node in self.graph.nodes:
             place = _TRAINING_ARGUMENT.get(node.target)
+            if node.target is aten.batch_norm.default and node.args[3] is None:
+                continue  # without running statistics it takes those of the batch in both modes
             if place is not None and node.args[place] is not mode:
                 node.update_arg(place, mode)
         self.changed()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import onnx
@@ -105,7 +106,7 @@ class _Emitter:
     def _call(self, node: fx.Node) -> Unsupported | None:
         found = RULES.get(node.target)
         if found is None:
-            return _refused(node, *_no_rule(node))
+            return replace(_refused(node, *_no_rule(node)), unknown=True)
         start = len(self.builder.nodes)
         self.builder.begin(node, integer=node in self.integer or node.target is FAKE_QUANTIZE)
         try:

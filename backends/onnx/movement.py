@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from .builder import Builder, Value
-from .registry import rule
+from .registry import Refusal, rule
 
 aten = torch.ops.aten
 END = 2**63 - 1
@@ -145,6 +145,19 @@ def movedim(b: Builder, x: Value, source: int, destination: int) -> str:
 @rule(aten.pixel_shuffle.default)
 def pixel_shuffle(b: Builder, x: Value, factor: int) -> str:
     return b.move("DepthToSpace", x, blocksize=factor, mode="CRD")
+
+
+@rule(aten.unfold.default)
+def unfold(b: Builder, x: Value, dim: int, size: int, step: int) -> str:
+    """Windows along a dimension, their places last."""
+    axis = dim % x.rank
+    length = x.shape[axis]
+    if not isinstance(length, int):
+        raise Refusal("takes windows of a dimension whose size changes from call to call", "trace with a fixed size")
+    places = torch.arange(0, length - size + 1, step)[:, None] + torch.arange(size)
+    windows = b.op("Gather", x, b.constant(places), axis=axis)
+    order = [*range(axis + 1), *range(axis + 2, x.rank + 1), axis + 1]
+    return windows if order[-1] == axis + 1 == x.rank else b.op("Transpose", windows, perm=order)
 
 
 @rule(aten.flip.default)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from .builder import Builder, Value
 from .registry import Refusal, rule
@@ -106,10 +107,31 @@ def adaptive_avg_pool(b: Builder, x: Value, output: Sequence[int]) -> str:
     if all(size == 1 for size in output):
         return b.op("GlobalAveragePool", x)
     sizes = x.shape[2:]
-    if not all(isinstance(s, int) and s % o == 0 for s, o in zip(sizes, output, strict=True)):
-        raise Refusal(f"pools {list(sizes)} to {list(output)}, whose windows differ in size", "avg_pool")
+    if not all(isinstance(size, int) for size in sizes):
+        raise Refusal(f"pools sizes that change from call to call to {list(output)}", "trace with fixed sizes")
+    if any(size % wanted for size, wanted in zip(sizes, output, strict=True)):
+        return _uneven_means(b, x, sizes, output)
     window = [s // o for s, o in zip(sizes, output, strict=True)]
     return b.op("AveragePool", x, kernel_shape=window, strides=window)
+
+
+def _uneven_means(b: Builder, x: Value, sizes: Sequence[int], output: Sequence[int]) -> str:
+    """Means over windows that differ in size, as products with matrices of their shares, an axis at a time."""
+    if len(sizes) > 2:
+        raise Refusal(f"pools {list(sizes)} to {list(output)}, whose windows differ in size", "avg_pool3d")
+    result: str = b.op("MatMul", x, b.constant(_shares(sizes[-1], output[-1]).to(x.dtype).T.contiguous()))
+    if len(sizes) == 2:
+        result = b.op("MatMul", b.constant(_shares(sizes[0], output[0]).to(x.dtype)), result)
+    return result
+
+
+def _shares(size: int, wanted: int) -> Tensor:
+    """float64[wanted, size]: what each value counts in each window, from floor(i * size / wanted) up to the next."""
+    shares = torch.zeros(wanted, size, dtype=torch.float64)
+    for place in range(wanted):
+        first, last = place * size // wanted, -(-(place + 1) * size // wanted)
+        shares[place, first:last] = 1 / (last - first)
+    return shares
 
 
 # -- padding ---------------------------------------------------------------------------------------------------------

@@ -121,6 +121,35 @@ def std_whole(b: Builder, x: Value, unbiased: bool) -> str:
     return std(b, x, None, correction=float(unbiased), keepdim=False)
 
 
+@rule(aten.var_mean.correction)
+def var_mean(b: Builder, x: Value, dim: Dims, *, correction: float | None, keepdim: bool) -> tuple[str, str]:
+    return var(b, x, dim, correction=correction, keepdim=keepdim), _reduce(b, "ReduceMean", x, dim, keepdim)
+
+
+@rule(aten.var_mean.dim)
+def var_mean_dim(b: Builder, x: Value, dim: Dims, unbiased: bool, keepdim: bool) -> tuple[str, str]:
+    return var_mean(b, x, dim, correction=float(unbiased), keepdim=keepdim)
+
+
+@rule(aten.var_mean.default)
+def var_mean_whole(b: Builder, x: Value, unbiased: bool) -> tuple[str, str]:
+    return var_mean(b, x, None, correction=float(unbiased), keepdim=False)
+
+
+@rule(aten.cdist.default)
+def cdist(b: Builder, x: Value, y: Value, order: float) -> str:
+    """The norms of all differences of rows."""
+    left, right = b.op("Unsqueeze", x, b.ints(-2)), b.op("Unsqueeze", y, b.ints(-3))
+    difference = b.op("Sub", left, right)
+    if order in _NORMS:
+        return b.op(_NORMS[order], difference, b.ints(-1), keepdims=0)
+    power = b.op("Pow", b.op("Abs", difference), b.number(order, x.dtype))
+    return b.op("Pow", b.op("ReduceSum", power, b.ints(-1), keepdims=0), b.number(1 / order, x.dtype))
+
+
+_NORMS: dict[float, str] = {1.0: "ReduceL1", 2.0: "ReduceL2"}
+
+
 @rule(aten.linalg_vector_norm.default)
 def vector_norm(b: Builder, x: Value, order: float, dim: Dims, keepdim: bool) -> str:
     if order == 2:
@@ -173,6 +202,16 @@ def sort(b: Builder, x: Value, dim: int, descending: bool) -> tuple[str, ...]:
 @rule(aten.sort.stable)
 def sort_stable(b: Builder, x: Value, *, dim: int, descending: bool) -> tuple[str, ...]:
     return sort(b, x, dim, descending)
+
+
+@rule(aten.argsort.default)
+def argsort(b: Builder, x: Value, dim: int, descending: bool) -> str:
+    return sort(b, x, dim, descending)[1]
+
+
+@rule(aten.argsort.stable)
+def argsort_stable(b: Builder, x: Value, *, dim: int, descending: bool) -> str:
+    return argsort(b, x, dim, descending)
 
 
 @rule(aten.diff.default)

@@ -12,6 +12,7 @@ from tersor.ir.program import Program
 
 from ..base import Pass, PassResult
 from . import cleanup, pieces, recover_operators, spellings
+from .compute_weights import compute_weights
 from .constant_folding import Constants
 from .equal_calls import merge_equal_calls
 from .rules import Context, Rules
@@ -38,12 +39,13 @@ class Canonicalize(Pass):
     average pooling, equal calls. One spelling: an operator that has several is written in one of them (permute,
     matmul, split_with_sizes), and a formula as the operator that computes it: see `RecoverOperators`. What depends on
     buffers and constants alone is computed and becomes a buffer of the node's name; trainable parameters stay as they
-    are, and so does what reads random numbers.
+    are, and so does what reads random numbers. A weight that a formula makes of parameters in every call (weight norm,
+    spectral norm, weight standardization, low-rank updates) is computed, and is a parameter from then on.
 
     Once dropout is removed, `program.train()` cannot switch it on again, and without detach gradients flow where they
     did not.
 
-    keep_training: leave dropout and detach in, for a program that is trained afterwards.
+    keep_training: leave dropout, detach and formulas of weights in, for a program that is trained afterwards.
     growth: how many bytes one folded constant may add; one that is larger than that and than what it was computed
         from is left to be computed.
 
@@ -57,6 +59,8 @@ class Canonicalize(Pass):
         """Visit every node once, in graph order."""
         counts: Counter[str] = Counter()
         counts["dead nodes removed"] = _remove_dead(program.graph)
+        if not self.keep_training:
+            counts["weights computed"] = compute_weights(program)
         constants = Constants(program, self.growth)
         context = Context(program, constants.values, self.keep_training)
         fixed = _layout_is_read(program.graph)

@@ -46,7 +46,7 @@ class Constants:
             tensor = self.program.tensor(str(node.target))
             if not isinstance(tensor, nn.Parameter):
                 self.values[node] = tensor
-        elif node.op == "call_function" and self._inputs_known(node) and _repeatable(node) and self._fits(node):
+        elif node.op == "call_function" and self._inputs_known(node) and repeatable(node) and self._fits(node):
             self.values[node] = self._compute(node)
 
     def store(self) -> int:
@@ -99,13 +99,13 @@ def _static(value: Tensor) -> bool:
     return all(type(size) is int for size in value.shape)
 
 
-def _repeatable(node: fx.Node) -> bool:
+def repeatable(node: fx.Node) -> bool:
     """Whether the same inputs always give the same result, and nothing else happens."""
     target = node.target
     if target is operator.getitem:
         return True
     if not isinstance(target, OpOverload) or target.namespace != "aten" or target in _UNINITIALIZED:
         return False
-    if target is aten.batch_norm.default and argument(node, "training"):
+    if target is aten.batch_norm.default and argument(node, "training") and argument(node, "running_mean") is not None:
         return False
     return not target._schema.is_mutable and torch.Tag.nondeterministic_seeded not in target.tags

@@ -292,7 +292,7 @@ def _heads(finder: _Finder, node: fx.Node) -> _Taken | None:
 
 def _swapped(node: object) -> fx.Node | None:
     """What a permutation of dimensions 1 and 2 of four reads."""
-    if not isinstance(node, fx.Node) or not isinstance(node.args[0], fx.Node):
+    if not isinstance(node, fx.Node) or node.op != "call_function" or not isinstance(node.args[0], fx.Node):
         return None
     if node.target is aten.permute.default and list(node.args[1]) == [0, 2, 1, 3]:  # type: ignore[arg-type]
         return node.args[0]

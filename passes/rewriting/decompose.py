@@ -77,12 +77,23 @@ def _overloads(name: str) -> tuple[OpOverload, ...]:
         close = difflib.get_close_matches(name, names, n=3) or difflib.get_close_matches(f"aten.{name}", names, n=3)
         hint = f"did you mean {', '.join(close)}?" if close else "write it as print(program) does, such as aten.silu"
         raise PassError(f"there is no operator {name!r}", hint=hint)
-    return tuple(getattr(packet, entry) for entry in ([overload] if overload else packet.overloads()))
+    entries = [overload] if overload else packet.overloads()
+    return tuple(getattr(packet, entry) for entry in entries if _dispatched(f"{namespace}::{base}", entry))
 
 
 @cache
 def _names() -> frozenset[str]:
-    return frozenset(name.partition(".")[0] for name in torch._C._dispatch_get_all_op_names())
+    return frozenset(name.partition(".")[0] for name in _every_name())
+
+
+@cache
+def _every_name() -> frozenset[str]:
+    return frozenset(torch._C._dispatch_get_all_op_names())
+
+
+def _dispatched(name: str, overload: str) -> bool:
+    """Whether an overload is on tensors; others, such as that of `angle` on a number, are TorchScript's alone."""
+    return (name if overload == "default" else f"{name}.{overload}") in _every_name()
 
 
 def _definition(target: OpOverload) -> Callable[..., Any] | None:

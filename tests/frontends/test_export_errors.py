@@ -33,6 +33,21 @@ class Layers(nn.Module):
         return self.layers(x)  # the call
 
 
+class Prepares(nn.Module):
+    """Scales its weight in its first call, and never again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.ready = nn.Parameter(torch.ones(3)), False
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.ready:
+            with torch.no_grad():
+                self.weight.div_(2)
+            self.ready = True
+        return x * self.weight
+
+
 class Counter(nn.Module):
     seen: Tensor
 
@@ -96,6 +111,15 @@ def test_the_users_line_and_what_to_do(model: nn.Module, line: str, hint: str) -
 
 def test_a_buffer_that_is_written_is_named() -> None:
     assert "writes to 'seen'" in failure(Counter(), torch.randn(2)).what
+
+
+def test_a_model_that_prepares_its_weights_is_to_be_called_once() -> None:
+    error = failure(Prepares(), torch.randn(4, 3))
+    assert "writes to 'weight'" in error.what
+    assert "called once before it is traced" in str(error.hint)
+    model, x = Prepares(), torch.randn(4, 3)
+    expected = model(x)
+    torch.testing.assert_close(trace(model, x)(x), expected)
 
 
 def test_an_input_that_is_written_is_named() -> None:

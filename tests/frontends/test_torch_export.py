@@ -298,6 +298,16 @@ def test_the_same_model_gives_the_same_text() -> None:
     assert str(trace(model, x)) == str(trace(model, x))
 
 
+def test_casts_to_the_type_of_another_tensor_name_the_type() -> None:
+    class Cast(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return (x.double() * 2).type_as(x)
+
+    program = trace(Cast(), torch.randn(2))
+    (cast, *_) = reversed([node for node in program.graph.nodes if node.op == "call_function"])
+    assert (cast.target, cast.kwargs["dtype"]) == (torch.ops.aten._to_copy.default, torch.float32)
+
+
 def test_history_and_name() -> None:
     program = trace(nn.ReLU(), torch.randn(2), name="gate")
     assert program.name == "gate"
@@ -322,6 +332,7 @@ def test_nothing_but_the_model_speaks() -> None:
             logger.addHandler(handler)
         try:
             trace(ConvNet(), torch.randn(2, 3, 6, 6))
+            trace(nn.GRU(3, 4), torch.randn(2, 1, 3))
             for model, shape in ((Warns(), (2, 3)), (nn.Linear(5, 2), (2, 3))):
                 with pytest.raises(TraceError):
                     trace(model, torch.randn(shape))

@@ -163,6 +163,35 @@ BY_HAND: dict[str, tuple[torch._ops.OpOverload, tuple[Any, ...], int]] = {
 }
 
 
+HIDDEN, STEPS, BATCH, IN = 6, 5, 2, 3
+RECURRENT: dict[str, tuple[nn.Module, int]] = {
+    "rnn": (nn.RNN(IN, HIDDEN), HIDDEN * (IN + HIDDEN)),
+    "relu rnn": (nn.RNN(IN, HIDDEN, nonlinearity="relu", bias=False), HIDDEN * (IN + HIDDEN)),
+    "gru": (nn.GRU(IN, HIDDEN), 3 * HIDDEN * (IN + HIDDEN)),
+    "lstm": (nn.LSTM(IN, HIDDEN), 4 * HIDDEN * (IN + HIDDEN)),
+    "two layers": (nn.LSTM(IN, HIDDEN, 2), 4 * HIDDEN * (IN + HIDDEN) + 4 * HIDDEN * 2 * HIDDEN),
+    "both ways": (
+        nn.GRU(IN, HIDDEN, 2, bidirectional=True),
+        2 * 3 * HIDDEN * (IN + HIDDEN) + 2 * 3 * HIDDEN * (2 * HIDDEN + HIDDEN),
+    ),
+    "projected": (nn.LSTM(IN, HIDDEN, proj_size=4), 4 * HIDDEN * (IN + 4) + 4 * HIDDEN),
+}
+"""What one step of one sequence takes: gates of HIDDEN values, each a sum over the input and over the state."""
+
+
+@pytest.mark.parametrize("name", RECURRENT)
+def test_recurrent_layers(name: str) -> None:
+    layer, each = RECURRENT[name]
+    program = trace(layer, (t(STEPS, BATCH, IN),))
+    assert cost(program).macs == STEPS * BATCH * each
+
+
+@pytest.mark.parametrize(("cell", "gates"), [(nn.LSTMCell, 4), (nn.GRUCell, 3), (nn.RNNCell, 1)])
+def test_recurrent_cells(cell: type[nn.Module], gates: int) -> None:
+    program = trace(cell(IN, HIDDEN), (t(BATCH, IN),))
+    assert cost(program).macs == BATCH * gates * HIDDEN * (IN + HIDDEN)
+
+
 @pytest.mark.parametrize("name", BY_HAND)
 def test_operators_by_hand(name: str) -> None:
     target, arguments, macs = BY_HAND[name]

@@ -127,6 +127,38 @@ def test_heads_that_share_values_share_factors() -> None:
         assert torch.allclose(moved(**inputs).logits, program(**inputs).logits, atol=1e-5)
 
 
+class Queries(nn.Module):
+    """Attention whose values are constants, as in the first layer of a decoder of learned queries."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.queries = nn.Parameter(torch.randn(1, 5, 2, 8))
+        self.out = nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Any:
+        queries = self.queries.transpose(1, 2)
+        seen = nn.functional.scaled_dot_product_attention(x.reshape(1, 5, 2, 8).transpose(1, 2), queries, queries)
+        return self.out(seen.transpose(1, 2).reshape(1, 5, 16))
+
+
+class Flat(nn.Module):
+    """An input that is regrouped before the first linear."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.out = nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.out(x.reshape(5, 16))
+
+
+@pytest.mark.parametrize("net", [Queries, Flat])
+def test_a_division_stops_at_constants_and_at_inputs(net: type[nn.Module]) -> None:
+    program = Canonicalize()(trace(net().eval(), torch.randn(5, 2, 8)))
+    (site,) = linear_sites(program)
+    assert site.scaled is None
+
+
 def test_smoothing_factors_are_those_of_the_paper() -> None:
     """One alpha, all data: s = max|x|^a / max|W|^(1-a), computed here from the raw data, up to one common factor."""
     program, batches = gated(outliers=50.0)

@@ -131,11 +131,6 @@ def var_mean_dim(b: Builder, x: Value, dim: Dims, unbiased: bool, keepdim: bool)
     return var_mean(b, x, dim, correction=float(unbiased), keepdim=keepdim)
 
 
-@rule(aten.var_mean.default)
-def var_mean_whole(b: Builder, x: Value, unbiased: bool) -> tuple[str, str]:
-    return var_mean(b, x, None, correction=float(unbiased), keepdim=False)
-
-
 @rule(aten.cdist.default)
 def cdist(b: Builder, x: Value, y: Value, order: float) -> str:
     """The norms of all differences of rows."""

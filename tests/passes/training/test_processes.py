@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -22,22 +23,17 @@ TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The folders that one process and two wrote to."""
+    """The folders that one process, this one, and two wrote to."""
     folders = {kind: tmp_path_factory.mktemp(kind) for kind in ("one", "two")}
-    commands = {
-        "one": [sys.executable, str(SCRIPT), str(folders["one"]), "32"],
-        "two": [sys.executable, *TORCHRUN, str(SCRIPT), str(folders["two"]), "16"],
-    }
+    command = [sys.executable, *TORCHRUN, str(SCRIPT), str(folders["two"]), "16"]
     environment = {**os.environ, "ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"}
-    started = {kind: _start(command, environment) for kind, command in commands.items()}
-    for process in started.values():
-        output, _ = process.communicate(timeout=300)
-        assert process.returncode == 0, output
+    two = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ACCELERATE_USE_CPU", "1")
+        runpy.run_path(str(SCRIPT))["main"](folders["one"], 32)
+    output, _ = two.communicate(timeout=300)
+    assert two.returncode == 0, output
     return folders
-
-
-def _start(command: list[str], environment: dict[str, str]) -> subprocess.Popen[str]:
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 def program(folder: Path, name: str, rank: int = 0) -> ts.Program:

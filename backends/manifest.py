@@ -12,6 +12,7 @@ from typing import Any
 from tersor.ir.errors import ArchiveError
 from tersor.ir.signature import Signature
 from tersor.ir.signature_json import signature_from_json, signature_to_json
+from tersor.ir.whole_file import write_text
 
 from .base import AuditRow, LoweringReport
 
@@ -31,9 +32,7 @@ def write_manifest(folder: Path, signature: Signature, report: LoweringReport, f
         "report": asdict(report),
         "digests": {file.name: _digest(file) for file in files},
     }
-    draft = folder / f".{NAME}"
-    draft.write_text(json.dumps(document, indent=1))
-    draft.replace(folder / NAME)
+    write_text(folder / NAME, json.dumps(document, indent=1))
 
 
 def read_manifest(folder: Path, target: str) -> tuple[Signature, LoweringReport]:

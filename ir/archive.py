@@ -20,9 +20,8 @@ import importlib.metadata
 import json
 import mmap
 import os
-import secrets
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +37,7 @@ from .signature_json import signature_from_json, signature_to_json
 from .sparsity import pattern_from_json, pattern_to_json
 from .stage import Stage
 from .verifier import verify
+from .whole_file import replacing
 
 FORMAT = "tersor.program"
 VERSION = 1
@@ -75,24 +75,13 @@ def save(program: Program, path: Path) -> Path:
         raise ArchiveError(f"{path} was not written: {error.what}", found=error.found, node=error.node) from error
     text = json.dumps(_to_json(program), separators=(",", ":"), allow_nan=False)
     try:
-        with _replacing(path) as temporary:
+        with replacing(path) as temporary:
             save_file(_storage(program), temporary, metadata={_ENTRY: text})
             _seal(temporary)
+        _sync_folder(path.parent)
     except (OSError, SafetensorError) as error:
         raise ArchiveError(f"{path} could not be written: {error}", hint="free space, or write elsewhere") from error
     return path
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A temporary file beside `path` that takes its place when all went well, and goes when not."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        yield temporary
-        temporary.replace(path)
-        _sync_folder(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -184,8 +173,10 @@ def _storage(program: Program) -> dict[str, Tensor]:
 
 
 def _check_storable(name: str, tensor: Tensor) -> None:
+    if not is_tensor_name(name):
+        raise ArchiveError(f"a tensor of the name {name!r} cannot be saved", expected="words joined by dots")
     dense = tensor.layout is torch.strided and tensor.device.type != "meta" and not tensor.is_quantized
-    if not dense or tensor.dtype not in _STORABLE or not is_tensor_name(name):
+    if not dense or tensor.dtype not in _STORABLE:
         raise ArchiveError(
             f"tensor {name!r} cannot be saved",
             expected=f"a dense tensor with values, of {', '.join(sorted(str(d) for d in _STORABLE))}",

@@ -33,7 +33,7 @@ _CONSTANTS: dict[type, dict[str, Any]] = {
 _KINDS = {kind.__name__: values for kind, values in _CONSTANTS.items()}
 _LARGEST_POWER = 8
 _DEVICE = re.compile(r"[a-z]+(:\d{1,3})?")
-_TENSOR_NAME = re.compile(r"\w+(\.\w+)*", re.ASCII)
+_TENSOR_NAME = re.compile(r"\w+(\.\w+)*")
 
 
 def is_tensor_name(name: str) -> bool:

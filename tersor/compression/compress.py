@@ -17,6 +17,7 @@ from tersor.frontends.dynamic import Dynamic
 from tersor.frontends.torch_export import trace
 from tersor.ir.errors import RecipeError, TersorError, TrainingError
 from tersor.ir.program import Program
+from tersor.ir.whole_file import write_text
 from tersor.passes.base import Pass
 from tersor.passes.manager import PassManager
 from tersor.passes.training.batches import require_again, split
@@ -366,7 +367,5 @@ def _save(artifact: Artifact, program: Program, text: str, record: RunRecord, ou
     folder = artifact.path if out is None else Path(out)
     program.save(folder / PROGRAM)
     if text:
-        scratch = folder / f".{RECIPE}.writing"
-        scratch.write_text(text, encoding="utf-8")
-        scratch.replace(folder / RECIPE)
+        write_text(folder / RECIPE, text)
     record.save(folder)

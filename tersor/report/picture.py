@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from tersor.ir.errors import MissingDependencyError, RecipeError
+from tersor.ir.whole_file import write_text
 
 from .markup import Markup, tag
 from .page import style
-from .write import write_text
 
 
 def save_picture(path: Path, makers: Mapping[str, Callable[[], str]], draw: Callable[[Any], None]) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tersor.ir.errors import ArchiveError
+from tersor.ir.whole_file import write_text
 
 from ..run_record import NAME, RunRecord
 from ..sweeps.outcome import is_sweep
@@ -28,15 +29,3 @@ def write_report(folder: str | Path, out: str | Path | None = None) -> Path:
     path = inside / "report.html" if out is None else Path(out)
     write_text(path, text)
     return path
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all. Raises OSError."""
-    scratch = path.with_name(f".{path.name}.writing")
-    try:
-        scratch.write_text(text, encoding="utf-8")
-        scratch.replace(path)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error
-    finally:
-        scratch.unlink(missing_ok=True)

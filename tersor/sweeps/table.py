@@ -108,8 +108,9 @@ class Sweep:
 
         Raises RecipeError for another suffix, MissingDependencyError for a PNG without matplotlib.
         """
+        from tersor.ir.whole_file import write_text
+
         from ..report.sweep_picture import save_sweep
-        from ..report.write import write_text
 
         path = Path(path)
         if path.suffix == ".csv":

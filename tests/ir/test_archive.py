@@ -9,12 +9,15 @@ import resource
 import subprocess
 import sys
 import textwrap
+from collections import OrderedDict
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 
+from tersor.frontends.torch_export import trace
 from tersor.ir.errors import ArchiveError
 from tersor.ir.origin import Origin
 from tersor.ir.program import HistoryEntry, Program
@@ -218,3 +221,17 @@ def test_a_dtype_that_the_format_lacks(tmp_path: Path) -> None:
 
 def test_every_function_on_sizes_has_a_name_of_its_own() -> None:
     assert len({function.__name__ for function in SYMBOLIC_OPERATORS}) == len(SYMBOLIC_OPERATORS)
+
+
+def test_names_of_any_alphabet_are_saved(tmp_path: Path) -> None:
+    model = nn.Sequential(OrderedDict([("größe", nn.Linear(2, 2)), ("e\u0301", nn.Linear(2, 2))]))
+    program = trace(model, torch.ones(1, 2))
+    again = Program.load(program.save(tmp_path / "program.tersor"))
+    assert set(again.tensors()) == {"größe.weight", "größe.bias", "\u00e9.weight", "\u00e9.bias"}
+    assert torch.equal(again(torch.ones(1, 2)), model(torch.ones(1, 2)))
+
+
+def test_a_file_can_be_read_by_whom_any_new_file_can(tmp_path: Path) -> None:
+    (tmp_path / "new").touch()
+    path = trace(nn.Linear(2, 2), torch.ones(1, 2)).save(tmp_path / "program.tersor")
+    assert path.stat().st_mode == (tmp_path / "new").stat().st_mode

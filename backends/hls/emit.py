@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from pathlib import Path
 
 from tersor.ir.program import Program
 
 from ..base import AuditRow, LoweringReport
 from ..batching import batched
+from ..draft import draft_folder
 from ..manifest import write_manifest
 from ..sparsity import sparsity_notes
 from .artifact import INTERFACE, SOURCES, HlsArtifact, ports_to_json
@@ -42,8 +42,7 @@ def emit(program: Program, out: Path, options: Hls) -> HlsArtifact:
     fifos = size_fifos(choice.design)
     report = report_of(choice, fifos, part, options.clock or part.clock)
     project = Project(options.top, choice.design, fifos.depths)
-    with tempfile.TemporaryDirectory(prefix=".hls-", dir=out) as name:
-        draft = Path(name)
+    with draft_folder(out) as draft:
         _write_sources(draft / SOURCES, project)
         (draft / SOURCES / "build.tcl").write_text(build_script(options.top, part, report.clock))
         (draft / SOURCES / "golden.txt").write_text(golden_vectors(program, graph.inputs, graph.outputs))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from tersor.ir.sparsity import NM, Channel, Pattern
 
 from ..base import AuditRow, LoweringReport
 from ..batching import batched
+from ..draft import draft_folder
 from ..manifest import write_manifest
 from ..sparsity import sparsity_notes
 from .artifact import NeonArtifact
@@ -42,11 +42,11 @@ def emit(program: Program, out: Path, options: Neon) -> NeonArtifact:
     for template in sorted(TEMPLATES.iterdir()):
         name = template.name.replace("model.", f"{options.library}.")
         files[name] = _filled(template.read_text(), values)
-    with tempfile.TemporaryDirectory(prefix=".neon-", dir=out) as draft:
-        written = _write(Path(draft), files, blob)
+    with draft_folder(out) as draft:
+        written = _write(draft, files, blob)
         report = _report(program, variants, constants, {path.name: path.stat().st_size for path in written})
-        _retire(out, Path(draft), options)
-        final = [_move(path, Path(draft), out) for path in written]
+        _retire(out, draft, options)
+        final = [_move(path, draft, out) for path in written]
     shutil.rmtree(out / BUILDS, ignore_errors=True)
     artifact = NeonArtifact(out, batched(program.signature, program.outputs), report)
     write_manifest(out, artifact.signature, report, [path for path in final if path.parent == out])

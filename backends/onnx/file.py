@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from pathlib import Path
 
 import onnx
 
 from tersor.ir.errors import LoweringError
+
+from ..draft import draft_folder
 
 LIMIT = 2_000_000_000
 """A protobuf file holds less than 2 GiB; larger models keep their tensors in a file beside."""
@@ -23,8 +24,7 @@ def write_model(model: onnx.ModelProto, folder: Path, *, external: bool = False)
     interrupts this leaves what was there before. Returns the paths. Raises LoweringError where the checker refuses.
     """
     external = external or sum(len(tensor.raw_data) for tensor in model.graph.initializer) > LIMIT
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as scratch:
-        workplace = Path(scratch)
+    with draft_folder(folder) as workplace:
         written = [_write_data(model, workplace)] if external else []
         path = workplace / "model.onnx"
         path.write_bytes(model.SerializeToString())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -15,6 +14,7 @@ from tersor.ir.sparsity import NM
 from tersor.ir.stage import Stage
 
 from ..base import LoweringReport
+from ..draft import draft_folder
 from ..manifest import write_manifest
 from ..onnx.emit import emit_model
 from ..onnx.file import write_model
@@ -47,8 +47,7 @@ def emit(program: Program, out: Path, backend: TensorRT) -> TensorRTArtifact:
     profiles = [shapes(program.signature, profile) for profile in complete(program, backend.profiles)]
     model = emit_model(program, backend.onnx_options(program))
     out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out, prefix=".writing-") as scratch:
-        draft = Path(scratch)
+    with draft_folder(out) as draft:
         written = write_model(model, draft, external=backend.external_data)
         written += _write_script(draft, _request(program, backend, profiles))
         notes = _notes(program, backend)

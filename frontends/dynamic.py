@@ -42,7 +42,7 @@ class DynamicDims:
             raise TraceError(f"input {error.what}", expected=error.expected, found=error.found) from None
         self.example = tuple(t.clone() if t.is_inference() else t.detach() for t in tensors)
         self.names = list(by_name.paths())
-        self.dynamic = {name: dict(dims) for name, dims in dynamic.items()}
+        self.dynamic = {name: _by_place(name, dims) for name, dims in dynamic.items()}
         self._check(dict(zip(self.names, self.example, strict=True)))
 
     def _check(self, tensors: Mapping[str, Tensor]) -> None:
@@ -147,3 +147,10 @@ def _parameter_names(model: nn.Module, count: int) -> tuple[str, ...]:
     names = [parameter.name for parameter in parameters if parameter.kind in kinds]
     rest = next((p.name for p in parameters if p.kind is inspect.Parameter.VAR_POSITIONAL), "args")
     return tuple(names + [f"{rest}_{i}" for i in range(len(names), count)])
+
+
+def _by_place(name: str, dims: object) -> dict[int, str]:
+    if not isinstance(dims, Mapping) or not all(isinstance(label, str) for label in dims.values()):
+        expected = f"dimensions with a name for each, as {{{name!r}: {{0: 'batch'}}}}"
+        raise TraceError(f"dynamic= does not name the dimensions of {name!r}", expected=expected, found=repr(dims))
+    return dict(dims)

@@ -62,6 +62,10 @@ class TersorError(Exception):
         return lines
 
 
+class DescriptionError(TersorError, ValueError):
+    """A description has a value that it cannot have: the bits of a grid, the density of a pattern."""
+
+
 class TraceError(TersorError):
     """A model could not be turned into a Program."""
 

@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 from torch.fx._lazy_graph_module import _LazyGraphModule, _make_graph_module, _use_lazy_graph_module
 
 from . import shapes as _shapes
+from .errors import TersorError
 from .origin import KEY as ORIGIN
 from .signature import Signature
 from .sparsity import Pattern
@@ -338,3 +339,10 @@ def _graph_module(graph: fx.Graph, tensors: Mapping[str, Tensor]) -> fx.GraphMod
         _attach(module, name, tensor)
     module.graph = graph
     return module
+
+
+def expect_program(found: object) -> None:
+    """Raise TersorError where something else stands in a program's place, as the model that one is traced from."""
+    if not isinstance(found, Program):
+        hint = "ts.trace(model, example) makes one" if isinstance(found, nn.Module) else None
+        raise TersorError("not a program", expected="a tersor.Program", found=type(found).__name__, hint=hint)

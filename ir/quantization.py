@@ -5,6 +5,8 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
+from .errors import DescriptionError
+
 
 class Granularity(enum.Enum):
     """Over what one scale is shared: the whole tensor, or one output channel of a weight."""
@@ -39,7 +41,7 @@ class QuantType:
 
     bits: 2 to 8. symmetric: with zero point 0. granularity: one scale a tensor or one a channel, which is symmetric.
 
-    Raises ValueError on other bits, and on an asymmetric grid a channel.
+    Raises DescriptionError on other bits, and on an asymmetric grid a channel.
     """
 
     bits: int = 8
@@ -47,10 +49,23 @@ class QuantType:
     granularity: Granularity = Granularity.PER_TENSOR
 
     def __post_init__(self) -> None:
-        if not 2 <= self.bits <= 8:
-            raise ValueError(f"bits must be 2 to 8, got {self.bits}")
+        if not isinstance(self.bits, int) or not 2 <= self.bits <= 8:
+            raise DescriptionError(
+                "a grid cannot have these bits",
+                expected="a whole number, 2 to 8",
+                found=repr(self.bits),
+                hint="skip=[...] leaves a layer in float",
+            )
+        if not isinstance(self.granularity, Granularity):
+            names = ", ".join(f"Granularity.{kind.name}" for kind in Granularity)
+            raise DescriptionError("not a granularity", expected=names, found=repr(self.granularity))
         if self.granularity is Granularity.PER_CHANNEL and not self.symmetric:
-            raise ValueError("per-channel quantization is symmetric: integer kernels take one zero point a tensor")
+            raise DescriptionError(
+                "a grid with a scale a channel is symmetric: integer kernels take one zero point a tensor",
+                expected="symmetric=True",
+                found="symmetric=False",
+                hint="for weights with zero points: QuantizeWeights(bits, symmetric=False)",
+            )
 
     @property
     def qmin(self) -> int:
@@ -71,7 +86,7 @@ class QuantType:
 class Scheme:
     """What `Quantize` puts values on.
 
-    activation: per tensor. weight: symmetric. Raises ValueError on others: integer kernels take nothing else.
+    activation: per tensor. weight: symmetric. Raises DescriptionError on others: integer kernels take nothing else.
     """
 
     activation: QuantType = QuantType(8, symmetric=False)
@@ -79,9 +94,19 @@ class Scheme:
 
     def __post_init__(self) -> None:
         if not self.weight.symmetric:
-            raise ValueError("weights are quantized symmetrically: no target multiplies by a weight's zero point")
+            raise DescriptionError(
+                "weights are quantized symmetrically: no target multiplies by a weight's zero point",
+                expected="weight=QuantType(bits, symmetric=True)",
+                found=str(self.weight),
+                hint="for weights alone, with zero points: QuantizeWeights(bits, symmetric=False)",
+            )
         if self.activation.granularity is not Granularity.PER_TENSOR:
-            raise ValueError("activations are quantized per tensor")
+            raise DescriptionError(
+                "activations are quantized per tensor",
+                expected="activation=QuantType(bits)",
+                found=str(self.activation),
+                hint="for a scale a token: QuantizeDynamic(per_token=True)",
+            )
 
     def __str__(self) -> str:
         return f"activations {self.activation}, weights {self.weight}"

@@ -9,6 +9,8 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from .errors import DescriptionError
+
 
 @runtime_checkable
 class Pattern(Protocol):
@@ -30,7 +32,7 @@ class Unstructured:
 
     def __post_init__(self) -> None:
         if not 0 < self.density <= 1:
-            raise ValueError(f"density must be in (0, 1], got {self.density}")
+            raise DescriptionError("density is the share that is not zero", expected="in (0, 1]", found=self.density)
 
     def violation(self, weight: Tensor) -> str | None:
         """None where the share of values that are not zero is within `density`."""
@@ -48,7 +50,11 @@ class NM:
 
     def __post_init__(self) -> None:
         if not 0 < self.n < self.m:
-            raise ValueError(f"N:M needs 0 < n < m, got {self.n}:{self.m}")
+            raise DescriptionError(
+                "an N:M pattern leaves n of every m values",
+                expected="0 < n < m, as NM(2, 4)",
+                found=f"n={self.n}, m={self.m}",
+            )
 
     def violation(self, weight: Tensor) -> str | None:
         """None where every whole group has at most n values that are not zero.
@@ -74,7 +80,8 @@ class Block:
 
     def __post_init__(self) -> None:
         if self.rows < 1 or self.columns < 1 or not 0 < self.density <= 1:
-            raise ValueError(f"not a block pattern: {self}")
+            expected = "rows and columns of 1 or more, and a density in (0, 1]"
+            raise DescriptionError("blocks cannot have this size or density", expected=expected, found=str(self))
 
     def violation(self, weight: Tensor) -> str | None:
         """None where at most `density` of the blocks hold a value that is not zero."""

@@ -13,7 +13,7 @@ from torch import Tensor, fx
 
 from tersor.ir.errors import PassError, TersorError, VerificationError
 from tersor.ir.example import example_of
-from tersor.ir.program import REPLACES, Program
+from tersor.ir.program import REPLACES, Program, expect_program
 from tersor.ir.shapes import KEY
 from tersor.ir.stage import Stage
 from tersor.ir.verifier import verify
@@ -22,6 +22,7 @@ from .base import Pass, Promise, finished
 from .checkpoint import Checkpoints
 from .compare import Difference, coarsest, difference, first_difference, shape_mismatch, within_rounding
 from .console import progress_bar
+from .options import check_options
 from .progress import Listener, listening
 from .report import PipelineResult, Report, ReportRow
 
@@ -54,6 +55,7 @@ class PassManager:
             if not isinstance(step, Pass):
                 hint = f"{step.__name__}()" if isinstance(step, type) else None
                 raise PassError("not a pass", expected="an instance of tersor.Pass", found=repr(step), hint=hint)
+            check_options(step)
         self.passes = tuple(inner for step in passes for inner in _expanded(step))
         self.verify = verify
         self.checkpoint = None if checkpoint is None else Path(checkpoint)
@@ -80,6 +82,7 @@ class PassManager:
         Raises PassError where the order is wrong, a pass fails or breaks its promise, VerificationError where it leaves
         a program that breaks a rule. An error raised inside a pass begins with the pass's name.
         """
+        expect_program(program)
         self.check_order(program.stage)
         checks = _Checks(program) if self.verify else None
         rows = [_row("given", "", False, program, 0.0)]

@@ -9,7 +9,7 @@ from typing import Any
 
 from tersor.backends.base import Artifact, Backend
 from tersor.backends.registry import TARGETS
-from tersor.ir.program import Program
+from tersor.ir.program import Program, expect_program
 from tersor.passes.base import Pass
 from tersor.passes.preferences import Preferences
 from tersor.passes.quantization.quantize import Quantize
@@ -48,6 +48,7 @@ def lower(program: Program, target: str | Backend = "onnxruntime", out: str | Pa
 
     Raises LoweringError listing every node that the target does not take, before anything is written.
     """
+    expect_program(program)
     backend = resolve(target)
     program = backend.prepare(program)
     folder = Path(tempfile.mkdtemp(prefix="tersor-")) if out is None else Path(out)

@@ -23,8 +23,9 @@ class Target(ABC):
     share: float
 
     def __post_init__(self) -> None:
-        if not 0 < self.share <= 1:
-            raise PassError(f"{type(self).__name__} is the share that is left", expected="in (0, 1]", found=self.share)
+        if isinstance(self.share, str) or not 0 < self.share <= 1:
+            what = f"{type(self).__name__} is the share that is left"
+            raise PassError(what, expected="a number in (0, 1]", found=repr(self.share))
 
     @abstractmethod
     def cost(self, costs: Costs, groups: Sequence[Group], left: Remaining) -> float:

@@ -14,7 +14,6 @@ import sympy
 import torch
 from torch import Tensor, fx
 from torch._dispatch.python import enable_python_dispatcher
-from torch._dynamo.source import ConstantSource
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
 
@@ -55,6 +54,9 @@ class ShapeContext:
             self._sizes[name] = self._symbol(name, hint, span)
 
     def _symbol(self, name: str, hint: int, span: Range) -> torch.SymInt:
+        # Half of the time that `import tersor` takes would be dynamo's.
+        from torch._dynamo.source import ConstantSource
+
         source = ConstantSource(f"dim_{name}")
         symbol = self.env.create_symbol(hint, source, dynamic_dim=DimDynamic.DYNAMIC)
         size = self.env.create_symintnode(symbol, hint=hint, source=source)

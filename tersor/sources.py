@@ -45,9 +45,14 @@ def load_program(model: str, dynamic: Dynamic | None = None) -> Program:
     if isinstance(made, Program):
         return made
     if not (isinstance(made, tuple) and len(made) == 2 and isinstance(made[0], nn.Module)):
-        raise RecipeError(f"{model} does not give a model", expected="(model, inputs)", found=type(made).__name__)
+        raise RecipeError(f"{model} does not give a model", expected="(model, inputs)", found=_kind(made))
     args, kwargs = split(made[1])
     return trace(made[0], args, kwargs, dynamic)
+
+
+def _kind(made: object) -> str:
+    """A type by name; of a tuple, of what is in it."""
+    return f"({', '.join(map(_kind, made))})" if isinstance(made, tuple) else type(made).__name__
 
 
 def _in_folder(folder: Path) -> Program:

@@ -33,6 +33,12 @@ def empty():
 def nonsense():
     return 42
 
+def fails():
+    raise KeyError("mine")
+
+def text():
+    return "net", torch.randn(3)
+
 def branches():
     class Net(nn.Module):
         def forward(self, x):
@@ -236,6 +242,24 @@ def test_what_is_wrong_is_said_and_the_exit_code_tells(
     assert found == code
     assert said in errors
     assert "Traceback" not in output + errors
+
+
+def test_an_error_in_the_users_function_shows_her_line_and_is_no_failed_check(run: Run) -> None:
+    code, output, errors = run("show", "zoo:fails")
+    assert (code, output) == (ERROR, "")
+    assert 'raise KeyError("mine")' in errors
+
+
+def test_what_is_no_model_is_named(run: Run) -> None:
+    assert "found:    (str, Tensor)" in run("show", "zoo:text")[2]
+
+
+def test_a_narrow_terminal_cuts_off_no_figure(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    code, output, _ = run("verify", "zoo:model", "zoo:model")
+    assert code == 0
+    assert "max |difference|" in output
+    assert "…" not in output
 
 
 def test_help_names_every_verb(run: Run) -> None:

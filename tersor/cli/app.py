@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from collections.abc import Sequence
 
 import click
@@ -56,4 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (KeyboardInterrupt, click.Abort):
         console.print("interrupted; nothing was left half-written", style="yellow")
         code = INTERRUPTED
+    except Exception:  # noqa: BLE001  of the user's function or a bug of ours: 1 would say that a check did not hold
+        console.print(traceback.format_exc(), style="red", markup=False, highlight=False, soft_wrap=True)
+        code = ERROR
     sys.exit(code or 0)

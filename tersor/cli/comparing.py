@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 
 from ..lowering import lower
 from ..sources import load_data, load_program
 from ..timing import measure, table, torch_threads
 from ..verification import Runnable, RunnableArtifact, compare, inputs_for, open_runnable
 from .options import CHECK_FAILED, as_json
-from .printing import print_json
+from .printing import print_json, stdout
 
 
 @click.command()
@@ -49,7 +48,7 @@ def verify(
     if as_json:
         print_json(found.to_json())
     else:
-        Console().print(found)
+        stdout().print(found)
     worst = found.worst
     low = min_sqnr is not None and min(d.sqnr for _, d in found.outputs) < min_sqnr
     high = max_relative is not None and worst.relative > max_relative
@@ -79,7 +78,7 @@ def bench(models: tuple[str, ...], threads: int, seconds: float, target: str | N
     if as_json:
         print_json({name: found.to_json() for name, found in latencies.items()})
     else:
-        Console().print(table(latencies))
+        stdout().print(table(latencies))
 
 
 def _side(model: str, target: str | None, folder: Path) -> Runnable:

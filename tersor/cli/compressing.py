@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 
 from tersor.passes.manager import PassManager
 
@@ -22,7 +21,7 @@ from ..recording import Recorder
 from ..run_record import Metric
 from ..sources import SAVED, find, load_data, load_metric, load_program, parse_dynamic
 from .options import as_json, dynamic_option
-from .printing import audit_table, lowering_json, print_json
+from .printing import audit_table, lowering_json, print_json, stdout
 from .within_budget import search
 
 _MEASURE = "measure"
@@ -162,7 +161,7 @@ def _follow(given: Options) -> None:
         lowering = lowering_json(artifact.report)
         print_json({"report": result.report.to_json(), "lowering": lowering, "out": str(given.out)})
         return
-    console = Console()
+    console = stdout()
     console.print(result.report)
     console.print(audit_table(artifact.report))
     console.print(f"written to {given.out}", highlight=False)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-from rich.console import Console
 
 from tersor.ir.printer import to_text
 from tersor.passes.report import quantity
@@ -13,7 +12,7 @@ from tersor.passes.report import quantity
 from .. import analysis
 from ..sources import data_or_example, load_program, parse_dynamic
 from .options import as_json, dynamic_option
-from .printing import cost_table, print_json
+from .printing import cost_table, print_json, stdout
 
 
 @click.command()
@@ -39,7 +38,7 @@ def show(model: str, cost: bool, tensors: bool, dynamic: tuple[str, ...], as_jso
         print_json({**summary, "graph": to_text(program, tensors=tensors).splitlines()})
         return
     if cost:
-        Console().print(cost_table(program.cost().nodes))
+        stdout().print(cost_table(program.cost().nodes))
     else:
         click.echo(to_text(program, tensors=tensors))
     click.echo(
@@ -70,6 +69,6 @@ def analyze(
     if as_json:
         print_json(found.to_json())
         return
-    Console().print(found)
+    stdout().print(found)
     if picture is not None:
         click.echo(f"written to {picture}")

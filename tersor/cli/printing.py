@@ -18,6 +18,16 @@ _FEW_FILES = 6
 """So many files are named; of more, only the number is."""
 
 
+_NARROWEST = 80
+"""A table of fewer columns cuts off its figures; a narrower terminal folds its lines."""
+
+
+def stdout() -> Console:
+    """Where tables are printed."""
+    console = Console()
+    return console if console.width >= _NARROWEST else Console(width=_NARROWEST)
+
+
 def audit_table(report: LoweringReport) -> Table:
     """What runs in integer, counted by operator, and each reason why something does not."""
     result = Table(title=f"{report.target}: {report.integer_share:.1%} of MACs in integer", header_style="bold")
@@ -72,7 +82,7 @@ def print_rows(rows: list[dict[str, str]], as_json: bool) -> None:
         result.add_column(heading)
     for row in rows:
         result.add_row(*map(escape, row.values()))
-    Console().print(result)
+    stdout().print(result)
 
 
 def print_json(data: Any) -> None:

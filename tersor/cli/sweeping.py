@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 
 from tersor.ir.errors import RecipeError
 
@@ -15,7 +14,7 @@ from ..sweeps import Sweep
 from ..sweeps import sweep as run_sweep
 from ..sweeps.sweep_file import load_sweep
 from .options import as_json
-from .printing import print_json
+from .printing import print_json, stdout
 
 
 @click.command()
@@ -65,5 +64,5 @@ def sweep(
     if as_json:
         print_json({**found.to_json(), "out": str(out)})
         return
-    Console().print(found)
+    stdout().print(found)
     click.echo(f"written to {out}")

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 from rich.table import Table
 
 from tersor.passes.report import quantity
@@ -15,7 +14,7 @@ from tersor.passes.training.options import Training
 from ..compression.budget import Budget
 from ..compression.compress import compress
 from ..run_record import Point, RunRecord
-from .printing import print_json
+from .printing import print_json, stdout
 
 
 def search(options: dict[str, Any], budget: Budget, epochs: int | None, as_json: bool) -> None:
@@ -26,7 +25,7 @@ def search(options: dict[str, Any], budget: Budget, epochs: int | None, as_json:
     if as_json:
         print_json({"points": record.to_json()["points"], "recipe": record.recipe, "out": str(artifact.path)})
         return
-    console = Console()
+    console = stdout()
     console.print(_table(record))
     for note in record.notes[:8]:
         click.echo(note)

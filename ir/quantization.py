@@ -49,7 +49,8 @@ class QuantType:
     granularity: Granularity = Granularity.PER_TENSOR
 
     def __post_init__(self) -> None:
-        if not isinstance(self.bits, int) or not 2 <= self.bits <= 8:
+        bits: object = self.bits  # of a caller whose types nobody checks
+        if not isinstance(bits, int) or not 2 <= bits <= 8:
             raise DescriptionError(
                 "a grid cannot have these bits",
                 expected="a whole number, 2 to 8",

@@ -25,7 +25,7 @@ def check_options(step: Pass) -> None:
     """
     try:
         hints = typing.get_type_hints(type(step))
-    except NameError:  # declared for type checkers alone
+    except (NameError, AttributeError, TypeError):  # names that only a type checker sees
         return
     for field in dataclasses.fields(step):
         value, kinds = getattr(step, field.name), _kinds(hints[field.name])

@@ -23,7 +23,8 @@ class Target(ABC):
     share: float
 
     def __post_init__(self) -> None:
-        if isinstance(self.share, str) or not 0 < self.share <= 1:
+        share: object = self.share  # of a caller whose types nobody checks
+        if isinstance(share, str) or not 0 < self.share <= 1:
             what = f"{type(self).__name__} is the share that is left"
             raise PassError(what, expected="a number in (0, 1]", found=repr(self.share))
 

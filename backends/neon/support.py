@@ -19,11 +19,10 @@ from .rules import ACCUMULATORS, RULES
 from .views import CASTS, CHOICES, MOVEMENTS, PADS, padded_with
 
 _ALIGNED = "give Quantize(..., coverage=Coverage.EVERYTHING)"
-_HINTS = {
-    "lstm": "1-d convolutions or attention, or run the recurrent layer in float, outside of the program",
-    "gru": "1-d convolutions or attention, or run the recurrent layer in float, outside of the program",
-    "rnn_tanh": "1-d convolutions or attention, or run the recurrent layer in float, outside of the program",
-}
+_HINTS = dict.fromkeys(
+    ("lstm", "gru", "rnn_tanh", "rnn_relu"),
+    "1-d convolutions or attention, or run the recurrent layer in float, outside of the program",
+)
 _OTHERWISE = "an operator that docs/arithmetic.md lists, or compute it outside of the program"
 
 

@@ -17,6 +17,7 @@ import pytest
 import torch
 
 import tersor as ts
+from tersor.cli import main
 from tersor.ir.errors import RecipeError, TersorError
 from tersor.sweeps import Grid, Sweep, sweep
 from tersor.sweeps.job import Job
@@ -66,7 +67,7 @@ def gone(pid: int) -> bool:
         return True
 
 
-def test_a_sweep_that_is_killed_goes_on_where_it_was(folder: Path) -> None:
+def test_a_sweep_that_is_killed_goes_on_where_it_was(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     process = started(folder)
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -78,9 +79,9 @@ def test_a_sweep_that_is_killed_goes_on_where_it_was(folder: Path) -> None:
     kept = Sweep.load("out")
     assert 1 <= len(kept.rows) <= 3
     before = len(lines(folder / "calls.txt"))
-    command = [sys.executable, "-m", "tersor", "sweep", "sweep.yaml", "--out", "out", "--workers", "1", "--json"]
-    again = subprocess.run(command, capture_output=True, text=True, check=True)
-    rows = json.loads(again.stdout)["rows"]
+    with pytest.raises(SystemExit, match=r"^0$"):
+        main(["sweep", "sweep.yaml", "--out", "out", "--workers", "1", "--json"])
+    rows = json.loads(capsys.readouterr().out)["rows"]
     assert [row["error"] for row in rows] == [""] * 4
     assert len(lines(folder / "calls.txt")) - before == 4 - len(kept.rows)
     assert {row.key: row.metric for row in kept.rows}.items() <= {row["key"]: row["metric"] for row in rows}.items()

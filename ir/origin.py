@@ -37,9 +37,9 @@ class Origin:
 
     @classmethod
     def of(cls, node: fx.Node) -> Origin | None:
-        """The origin that a node carries, or None."""
+        """The origin that a node carries; None where there is none, or one that names no place."""
         origin = node.meta.get(KEY)
-        return origin if isinstance(origin, cls) else None
+        return origin if isinstance(origin, cls) and str(origin) else None
 
     @classmethod
     def from_export(cls, meta: Mapping[str, Any]) -> Origin | None:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tersor.ir.errors import ArchiveError, LoweringError
+from tersor.ir.errors import ArchiveError, LoweringError, SignatureError
 from tersor.ir.integer_operators import dequantize, quantize
 from tersor.ir.requantize_forms import Ints
 
@@ -78,7 +78,10 @@ class HlsArtifact(Artifact):
     """A Vitis HLS project and what it was made from. `run` compiles the C simulation with g++ once, then runs it."""
 
     def run_flat(self, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
-        """Simulate frame by frame. Raises MissingDependencyError without a C++ compiler, LoweringError."""
+        """Simulate frame by frame.
+
+        Raises SignatureError for values that no grid has, MissingDependencyError without a C++ compiler, LoweringError.
+        """
         frames = inputs[0].shape[0] if self._batched else 1
         data = self._execute(self._frames(inputs, frames))
         return self._outputs(data, frames)
@@ -138,9 +141,11 @@ class HlsArtifact(Artifact):
             ) from error
 
     def _frames(self, inputs: Sequence[Tensor], frames: int) -> bytes:
-        parts = [np.array([frames], np.int64)]
+        parts, ports = [np.array([frames], np.int64)], self._interface()["inputs"]
+        for spec, tensor in zip(self.signature.inputs, inputs, strict=True):
+            _refuse_what_no_grid_has(spec.name, tensor)
         for frame in range(frames):
-            for port in self._interface()["inputs"]:
+            for port in ports:
                 tensor = inputs[port.index]
                 parts.append(port.sent(tensor[frame : frame + 1] if self._batched else tensor))
         return np.concatenate(parts).tobytes()
@@ -162,6 +167,17 @@ class HlsArtifact(Artifact):
             parts = [port.received(row[start : start + len(port.order)]) for row in rows]
             found[port.index] = torch.cat(parts) if self._batched else parts[0]
         return [found[index] for index in sorted(found)]
+
+
+def _refuse_what_no_grid_has(name: str, tensor: Tensor) -> None:
+    """Raises SignatureError where a value is not finite: the design has no float that it could be."""
+    for index in (~torch.isfinite(tensor)).nonzero()[:1].tolist():
+        raise SignatureError(
+            f"input {name!r} has a value that is on no integer grid",
+            expected="finite float32 values",
+            found=f"{tensor[tuple(index)].item()} at {index}",
+            hint=f"replace such values before the run, as torch.nan_to_num({name}) does",
+        )
 
 
 def _tuple(value: Any) -> Any:

@@ -17,6 +17,7 @@ from .build import Builder
 from .rules import RULES
 
 _EVERYTHING = "Quantize(..., coverage=Coverage.EVERYTHING)"
+_OTHERWISE = "use another operator there, or lower to onnxruntime, which runs it in float"
 
 
 def unsupported_nodes(program: Program) -> list[Unsupported]:
@@ -28,7 +29,7 @@ def unsupported_nodes(program: Program) -> list[Unsupported]:
     for node in program.graph.nodes:
         row: tuple[str, str, str | None]
         if node in islands:
-            row = operator_of(node), islands[node], _EVERYTHING
+            row = operator_of(node), islands[node], _instead(islands[node])
         elif node in edges:
             row = node.op if node.op != "call_function" else operator_of(node), edges[node], None
         elif node in refusals:
@@ -37,6 +38,11 @@ def unsupported_nodes(program: Program) -> list[Unsupported]:
             continue
         found.append(Unsupported(node.name, *row, Origin.of(node)))
     return found
+
+
+def _instead(reason: str) -> str:
+    """What to do about a float island: no coverage gives an operator an integer form that it does not have."""
+    return _OTHERWISE if "no integer form" in reason else _EVERYTHING
 
 
 def _edge(program: Program, node: fx.Node) -> str | None:

@@ -14,10 +14,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import tersor as ts
+from tersor.backends.base import Unsupported
 from tersor.backends.hls.artifact import HlsArtifact
 from tersor.backends.hls.backend import Hls
 from tersor.backends.hls.toolchain import find_compiler
-from tersor.ir.errors import ArchiveError, LoweringError, MissingDependencyError
+from tersor.ir.errors import ArchiveError, LoweringError, MissingDependencyError, SignatureError
+from tersor.ir.origin import KEY, Origin
 from tersor.ir.program import Program
 from tersor.passes.quantization.placement import Coverage
 
@@ -100,6 +102,15 @@ def test_an_artifact_opens_without_its_program(folder: Path) -> None:
     x = torch.randn(3, 16)
     assert tuple(opened.run(x).shape) == (3, 5)
     assert opened.report.target == "hls"
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_values_that_no_grid_has_are_refused(folder: Path, value: float) -> None:
+    x = torch.zeros(3, 16)
+    x[2, 5] = value
+    with pytest.raises(SignatureError, match=r"'input' has a value that is on no integer grid") as raised:
+        Hls.open(folder).run(x)
+    assert f"{value} at [2, 5]" in str(raised.value)
 
 
 def test_a_damaged_artifact_is_refused(program: Program, tmp_path: Path) -> None:
@@ -212,10 +223,19 @@ class Padded(nn.Module):
         return result
 
 
+def test_a_node_of_no_known_place_is_named_without_one() -> None:
+    program = ts.trace(Floating().eval(), (torch.randn(2, 4),))
+    node = next(node for node in program.graph.nodes if node.op == "call_function")
+    node.meta[KEY] = Origin()
+    assert str(Unsupported.of(node, "no")) == f"%{node.name} = linear: no"
+
+
 def test_float_islands_are_named() -> None:
     text = refusal(Floating(), (2, 4))
-    assert "cumsum" in text
+    assert "cumsum has no integer form" in text
     assert "test_backend.py" in text
+    assert "lower to onnxruntime" in text
+    assert "coverage" not in text
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import tersor as ts
 from tersor.backends.hls import pair_sum
 from tersor.backends.hls.backend import Hls
 from tersor.frontends.torch_export import trace
@@ -81,6 +82,31 @@ def test_pruned_channels_shrink_the_units(tmp_path: Path) -> None:
     agree(lowered, artifact)
     macs = [sum(int(str(row["macs"])) for row in rows_of(tmp_path / name)) for name in ("whole", "pruned")]
     assert macs[1] < 0.6 * macs[0]
+
+
+def test_compress_keeps_multiples_of_pe_and_simd_and_cycles_shrink(tmp_path: Path) -> None:
+    """From the front door to cycles: units folded by 4 still are, and take as many cycles less as they have less."""
+    model, batches = jet_tagger().eval(), [torch.randn(1, 16) for _ in range(3)]
+    ts.compress(
+        model, batches[0], target="hls", budget=ts.Budget(macs="0.5x"), calibration=batches, out=tmp_path / "compressed"
+    )
+    programs = {
+        "whole": quantized(jet_tagger(), (1, 16)),
+        "pruned": ts.load(tmp_path / "compressed" / "program.tersor"),
+    }
+    rows = {}
+    for name, program in programs.items():
+        emitted(program, tmp_path / name, folded(program, tmp_path / f"{name}_by_4"))
+        rows[name] = [row for row in rows_of(tmp_path / name) if row["kind"] == "mvau"]
+    folds = {name: [(row["pe"], row["simd"]) for row in found] for name, found in rows.items()}
+    assert folds["pruned"] == folds["whole"] == [(4, 4), (4, 4), (4, 4), (1, 4)]
+    for whole, pruned in zip(rows["whole"], rows["pruned"], strict=True):
+        for row in (whole, pruned):
+            assert row["cycles"] == int(str(row["macs"])) // (int(str(row["pe"])) * int(str(row["simd"])))
+        assert int(str(pruned["cycles"])) < int(str(whole["cycles"]))
+    assert sum(int(str(row["macs"])) for row in rows["pruned"]) <= 0.5 * sum(
+        int(str(row["macs"])) for row in rows["whole"]
+    )
 
 
 def test_streamed_weights(tmp_path: Path) -> None:

@@ -240,6 +240,13 @@ def test_cells_say_claimed_measured_and_without() -> None:
     )  # fmt: skip
 
 
+def test_a_bound_that_holds_without_the_method_is_marked() -> None:
+    easy = Figure("lost", (0.5,), "points", at_most(1), (0.75,), "by chance")
+    assert table.cells(easy.to_json())[3] == "met, and without it"
+    missed = Figure("lost", (1.5,), "points", at_most(1), (0.75,), "by chance")
+    assert table.cells(missed.to_json())[3] == "not met"
+
+
 def test_only_a_claim_that_is_not_met_tells_of_its_gap() -> None:
     assert "something else" not in table.markdown([made(True)])
     assert "What would close the gap: something else" in table.markdown([made(False)])

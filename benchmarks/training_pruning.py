@@ -37,21 +37,21 @@ def criterion(seed: int, by_gradient: bool) -> ts.Criterion:
     return ts.Taylor(labelled(seed), model(seed).loss) if by_gradient else ts.Random(seed)
 
 
-def channels(seed: int, by_gradient: bool, recover: ts.Training | None) -> float:
-    """The accuracy, in percent, with 40 % of the channels cut, and fine-tuned or not."""
-    passes: list[ts.Pass] = [ts.PruneChannels(ts.Channels(0.6), criterion(seed, by_gradient))]
+def channels(seed: int, by_gradient: bool, recover: ts.Training | None, left: float = 0.6) -> float:
+    """The accuracy, in percent, with a share of the channels left, and fine-tuned or not."""
+    passes: list[ts.Pass] = [ts.PruneChannels(ts.Channels(left), criterion(seed, by_gradient))]
     if recover is not None:
         passes.append(ts.Finetune(model(seed).train, model(seed).loss, training=recover))
     return 100 * model(seed).score_after(*passes)
 
 
-def parameters(seed: int, steps: int, recover: ts.Training) -> float:
-    """The accuracy with 80 % of the parameters cut, in so many steps, each with its share of the fine-tuning."""
+def parameters(seed: int, steps: int, recover: ts.Training, left: float = 0.2) -> float:
+    """The accuracy with a share of the parameters left, cut in so many steps, each with its part of the fine-tuning."""
     distillation = ts.Distillation(model(seed).program, hard=0.5)
     each = dataclasses.replace(recover, epochs=recover.epochs * STEPS // steps)
     passes: list[ts.Pass] = []
     for _ in range(steps):
-        passes.append(ts.PruneChannels(ts.Parameters(0.2 ** (1 / steps)), criterion(seed, True)))
+        passes.append(ts.PruneChannels(ts.Parameters(left ** (1 / steps)), criterion(seed, True)))
         passes.append(ts.Distill(model(seed).train, model(seed).loss, distillation, training=each))
     return 100 * model(seed).score_after(*passes)
 

@@ -14,6 +14,8 @@ import torch
 
 import tersor as ts
 from tersor.cli import CHECK_FAILED, ERROR, USAGE, main
+from tersor.sweeps.outcome import Definition, Outcome
+from tersor.sweeps.table import Sweep
 
 ZOO = """
 import torch
@@ -260,6 +262,25 @@ def test_a_narrow_terminal_cuts_off_no_figure(run: Run, monkeypatch: pytest.Monk
     assert code == 0
     assert "max |difference|" in output
     assert "…" not in output
+
+
+def test_a_sweep_takes_dynamic_dimensions_and_fails_where_every_try_does(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The workers, which take seconds to start, are tested in tests/sweeps."""
+    definition = Definition("model", (), ("bytes",), None)
+    given: list[Any] = []
+
+    def failing(model: Any, *_: object, **__: object) -> Sweep:
+        given.append(model)
+        return Sweep(definition, (Outcome("key", "int8", error="the pass failed"),))
+
+    monkeypatch.setattr("tersor.cli.sweeping.run_sweep", failing)
+    (tmp_path / "sweep.yaml").write_text("model: zoo:model\nrecipes: [float]\n")
+    assert run("sweep", "sweep.yaml", "--out", "out", "--json")[0] == ERROR
+    assert run("sweep", "sweep.yaml", "--out", "out", "--dynamic", "input:0=batch", "--json")[0] == ERROR
+    assert given[0] == "zoo:model"
+    assert given[1].signature.dims.keys() == {"batch"}
 
 
 def test_help_names_every_verb(run: Run) -> None:

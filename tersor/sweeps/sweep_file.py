@@ -37,6 +37,7 @@ class SweepFile:
     grid: Any = None
     recipes: Any = None
     model: str | None = None
+    dynamic: tuple[str, ...] = ()
     data: str | None = None
     batches: int = 64
     metric: str | None = None

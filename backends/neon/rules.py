@@ -20,6 +20,7 @@ from tersor.ir.shapes import KEY
 from ..grouped_convolution import ungrouped
 from .choice import Choice, Plane, choose
 from .layout import Affine, Border
+from .maxima import plan_maximum
 from .numbers import EMBEDDING, plan_embedding
 from .plan import LEAST, Planner, explicit_padding, integer, pair
 from .steps import (
@@ -468,7 +469,7 @@ _ACCUMULATORS: dict[object, Callable[[Planner, fx.Node, fx.Node], None]] = {
 }
 
 _WINDOWS = frozenset({ops.INT_CONV, ops.INT_MAX_POOL, ops.INT_SUM_POOL})
-_BY_CHANNEL = _WINDOWS | {ops.INT_SUM, ops.INT_ADD, ops.INT_LOOKUP}
+_BY_CHANNEL = _WINDOWS | {aten.amax.default, ops.INT_SUM, ops.INT_ADD, ops.INT_LOOKUP}
 """Operators that walk images by channels."""
 
 RULES: dict[object, Callable[[Planner, fx.Node], None]] = {
@@ -480,6 +481,7 @@ RULES: dict[object, Callable[[Planner, fx.Node], None]] = {
     ops.INT_MAX_POOL: _max_pool,
     norms.INT_SOFTMAX: _softmax,
     EMBEDDING: plan_embedding,
+    aten.amax.default: plan_maximum,
 }
 """By operator. Accumulators are planned with what reads them; movements are followed, not planned."""
 

@@ -129,6 +129,18 @@ class Sequence(nn.Module):
         return self.c(F.elu(self.b(torch.tanh(self.a(x)))).transpose(1, 2))
 
 
+class Greatest(nn.Module):
+    """Maxima of planes, of rows and of channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 10, 3, padding=1), nn.Conv2d(1, 5, 1)
+
+    def forward(self, x: Tensor) -> Any:
+        y = self.a(x)
+        return y.amax((2, 3)), y.amax(3), self.b(y.amax(1, keepdim=True))
+
+
 class Grouped(nn.Module):
     """Group and instance norm, with weights and without, of channels that fill no block."""
 
@@ -150,6 +162,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[tuple[int, ...], ...]]] =
     "attention": (Attention, ((2, 13, 33),)),
     "two_inputs": (TwoInputs, ((1, 7), (1, 5))),
     "unet": (UNet, ((1, 3, 12, 10),)),
+    "greatest": (Greatest, ((1, 3, 9, 21),)),
     "grouped": (Grouped, ((1, 3, 9, 7),)),
     "sequence": (Sequence, ((1, 3, 37),)),
     "perceptron_of_a_batch": (

@@ -33,7 +33,7 @@ SLOW = settings(max_examples=1500, deadline=None, suppress_health_check=list(Hea
 NORMS = {"layer_norm": 2, "rms_norm": 2, "group_norm": 2}
 """In steps: the stated error of rows that hardly vary, 2**-8 of the value, beside the rounding of both."""
 AT_TIES = {*NORMS, "softmax", "avg_pool2d", "mean", "mul"}
-"""Computed another way than floats do, or, as means and products of few steps, often at a tie: any may be a step off."""
+"""Computed another way than floats do, or, as means and products of few steps, at ties: any may be a step off."""
 
 
 def lowered(seed: int, operators: tuple[Operator, ...]) -> tuple[Program, Program, list[Tensor]]:

@@ -37,12 +37,13 @@ _PADDED: dict[object, tuple[int, int]] = {ops.INT_CONV: (3, 5), ops.INT_SUM_POOL
 
 
 _EVERYTHING = "Quantize(..., coverage=Coverage.EVERYTHING)"
+_ELSEWHERE = "replace it in the model, or lower to neon or onnxruntime"
 
 
 class Refusal(Exception):  # noqa: N818  # a reason, which `support` turns into a row; no error reaches a user
     """Why a node has no place in a dataflow graph, and what to do about it."""
 
-    def __init__(self, reason: str, hint: str | None = None) -> None:
+    def __init__(self, reason: str, hint: str = _ELSEWHERE) -> None:
         super().__init__(reason)
         self.reason, self.hint = reason, hint
 
@@ -115,9 +116,7 @@ class Builder:
         elif node.target in MOVES:
             self._move(node)
         else:
-            raise Refusal(
-                f"{node.target} has no dataflow form", "replace it in the model, or lower to neon or onnxruntime"
-            )
+            raise Refusal(f"{node.target} has no dataflow form")
 
     def _move(self, node: fx.Node) -> None:
         source = node.args[0]

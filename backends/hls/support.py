@@ -23,21 +23,21 @@ _OTHERWISE = "use another operator there, or lower to onnxruntime, which runs it
 def unsupported_nodes(program: Program) -> list[Unsupported]:
     """Every node that the target does not take, in graph order: edges, float islands, and what the builder refuses."""
     islands = {island.node: island.reason for island in float_islands(program)}
-    edges = {node: reason for node in program.graph.nodes if (reason := _edge(program, node)) is not None}
+    edges = {node: found for node in program.graph.nodes if (found := _edge(program, node)) is not None}
     refusals = Builder(program, RULES).build().refusals
-    found = []
+    listed = []
     for node in program.graph.nodes:
         row: tuple[str, str, str | None]
         if node in islands:
             row = operator_of(node), islands[node], _instead(islands[node])
         elif node in edges:
-            row = node.op if node.op != "call_function" else operator_of(node), edges[node], None
+            row = node.op if node.op != "call_function" else operator_of(node), *edges[node]
         elif node in refusals:
             row = operator_of(node), refusals[node].reason, refusals[node].hint
         else:
             continue
-        found.append(Unsupported(node.name, *row, Origin.of(node)))
-    return found
+        listed.append(Unsupported(node.name, *row, Origin.of(node)))
+    return listed
 
 
 def _instead(reason: str) -> str:
@@ -45,19 +45,20 @@ def _instead(reason: str) -> str:
     return _OTHERWISE if "no integer form" in reason else _EVERYTHING
 
 
-def _edge(program: Program, node: fx.Node) -> str | None:
+def _edge(program: Program, node: fx.Node) -> tuple[str, str] | None:
+    """Why an input or output has no place, and what to do about it."""
     if node.op == "placeholder":
         value = node.meta[KEY]
         if value.dtype is not torch.float32:
-            return f"inputs are float32, this is {str(value.dtype).removeprefix('torch.')}"
+            return f"inputs are float32, this is {str(value.dtype).removeprefix('torch.')}", "give floats to the model"
         if any(user.target is not QUANTIZE for user in node.users):
-            return "an input is used that is on no integer grid"
-        return None if node.users else "an input is not used"
+            return "an input is used that is on no integer grid", _EVERYTHING
+        return None if node.users else ("an input is not used", "take it out of the model's forward")
     if node.op != "output":
         return None
     for output in program.outputs:
         if output.target is not DEQUANTIZE:
-            return f"output %{output.name} is no dequantized value"
+            return f"output %{output.name} is no dequantized value", _EVERYTHING
         if output.args[0].target is QUANTIZE:  # type: ignore[union-attr]  # of a node, by its schema
-            return f"output %{output.name} is an input: there is nothing to compute"
+            return f"output %{output.name} is an input: there is nothing to compute", "give only what is computed"
     return None

@@ -244,6 +244,7 @@ def test_float_islands_are_named() -> None:
         (Attends(), (1, 3, 4), "has no dataflow form"),
         (Padded(), (1, 4, 3, 3), "reads what is padded"),
         (nn.Conv2d(2, 3, 1), (2, 2, 4, 4), "one at a time"),
+        (nn.Conv3d(2, 3, 1), (1, 2, 3, 3, 3), "two dimensions beside channels"),
     ],
 )
 def test_what_has_no_dataflow_form_is_named(model: nn.Module, shape: tuple[int, ...], words: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -91,9 +92,17 @@ def softmax(b: Builder, x: Value, dim: int) -> str:
 
 @rule(aten._safe_softmax.default)
 def safe_softmax(b: Builder, x: Value, dim: int) -> str:
-    """Zeros for a row of minus infinity, for which ONNX's softmax gives NaN."""
-    weights = softmax(b, x, dim)
-    return b.op("Where", b.op("IsNaN", weights), b.number(0, b.result.dtype), weights)
+    return softmax_or_zeros(b, b.cast(x, b.result.dtype), b.result.dtype, dim)
+
+
+def softmax_or_zeros(b: Builder, scores: str, dtype: torch.dtype, dim: int = -1) -> str:
+    """Zeros for a row of minus infinity, for which ONNX's softmax gives NaN.
+
+    The row is asked and not the result, so that a NaN of the model's own shows, as it does in ATen.
+    """
+    largest = b.op("ReduceMax", scores, b.ints(dim), keepdims=1)
+    hidden = b.op("Equal", largest, b.number(-math.inf, dtype))
+    return b.op("Where", hidden, b.number(0, dtype), b.op("Softmax", scores, axis=dim))
 
 
 @rule(aten.log_softmax.int, aten._log_softmax.default)

@@ -224,3 +224,30 @@ def test_a_sum_before_a_norm_is_not_fused_into_the_slower_kernel(tmp_path: Path)
     assert "SkipLayerNormalization" not in left
     (found,) = session.run(None, {"x": x.numpy(), "y": y.numpy()})
     assert torch.allclose(torch.from_numpy(found), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("attention", [False, True], ids=["softmax", "attention"])
+def test_hidden_rows_are_zeros_and_a_nan_shows(attention: bool, tmp_path: Path) -> None:
+    class Masked(nn.Module):
+        def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+            if attention:
+                return nn.functional.scaled_dot_product_attention(x, x, x, mask)
+            return torch.ops.aten._safe_softmax(x + mask, -1)  # type: ignore[no-any-return]  # an untyped operator
+
+    torch.manual_seed(0)
+    x, mask = torch.randn(1, 2, 5, 5), torch.zeros(5, 5)
+    mask[1], mask[2, :3] = -torch.inf, -torch.inf
+    path = tmp_path / "model.onnx"
+    path.write_bytes(emit_model(trace(Masked(), (x, mask))).SerializeToString())
+    session = onnxruntime.InferenceSession(str(path))
+
+    def run(mask: Tensor) -> Tensor:
+        names = [value.name for value in session.get_inputs()]
+        return torch.from_numpy(session.run(None, dict(zip(names, (x.numpy(), mask.numpy()), strict=True)))[0])
+
+    assert not run(mask)[..., 1, :].any()
+    spoiled = mask.clone()
+    spoiled[3, 0] = torch.nan
+    for given in (mask, spoiled):
+        torch.testing.assert_close(run(given), Masked()(x, given), equal_nan=True)
+    assert run(spoiled)[..., 3, :].isnan().all()

@@ -87,7 +87,12 @@ class LoweringReport:
 
 
 class Artifact(ABC):
-    """A lowered program on disk, and how to run it."""
+    """A lowered program on disk, and how to run it.
+
+    explanation: how it came about, where `compress` made it: what was chosen and why, and what else was tried.
+    """
+
+    explanation: str = ""
 
     def __init__(self, path: Path, signature: Signature, report: LoweringReport) -> None:
         self.path = path

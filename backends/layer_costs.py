@@ -18,6 +18,7 @@ class LayerCosts:
     nodes: by node of the program that was given, and of what the target made of it where it names nodes of its own.
     total: the whole: at least the sum where layers run one after another; where they all run at once, the slowest.
     seconds: of one unit, None where the unit says nothing of time.
+    at_once: whether all layers run at once.
     """
 
     unit: str
@@ -26,6 +27,7 @@ class LayerCosts:
     nodes: Mapping[str, float] = field(default_factory=dict)
     seconds: float | None = None
     source: str = ""
+    at_once: bool = False
 
     @property
     def latency(self) -> float | None:

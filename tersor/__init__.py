@@ -72,7 +72,7 @@ from tersor.passes.training.train_quantized import BatchNorm, Ranges, TrainQuant
 from .analysis import Analysis, analyze
 from .compression.budget import Budget
 from .compression.compress import compress
-from .compression.planner import BudgetError
+from .compression.limits import BudgetError
 from .latency import latency_table
 from .lowering import load, load_onnx, lower
 from .precision_search import LayerLatency, WeightBytes, search_precision

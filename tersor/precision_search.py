@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -241,9 +241,6 @@ def _power(value: Any) -> float:
 def choose(options: dict[str, tuple[Option, ...]], budget: float) -> dict[str, Option]:
     """The cheapest option of each layer whose noises sum to at most `budget`: an integer program, solved exactly.
 
-    Minimize the sum of cost[l, p] x[l, p] over binary x, with one p for each l and the sum of noise[l, p] x[l, p] at
-    most the budget. The solver is HiGHS, through scipy.
-
     Raises MissingDependencyError without scipy, PassError where even the most exact options exceed the budget.
     """
     least = sum(min(option.noise for option in found) for found in options.values())
@@ -254,29 +251,50 @@ def choose(options: dict[str, tuple[Option, ...]], budget: float) -> dict[str, O
             found=f"{_decibels(least):.1f} dB at best",
             hint="allow float32, or ask for less",
         )
-    # One option that exceeds the budget alone is in no choice, and would stretch the numbers that the solver sees.
-    flat = [(name, option) for name, found in options.items() for option in found if option.noise <= budget]
-    taken = _solve(flat, {name: index for index, name in enumerate(options)}, budget)
-    return {name: option for (name, option), is_taken in zip(flat, taken, strict=True) if is_taken}
+    return _solved(options, lambda option: option.cost, lambda option: option.noise, budget)
 
 
-def _solve(flat: Sequence[tuple[str, Option]], places: Mapping[str, int], budget: float) -> list[bool]:
-    """Which of the options, each of the layer at that place, are taken. Raises PassError where the solver fails."""
+def most_exact(options: dict[str, tuple[Option, ...]], budget: float) -> dict[str, Option]:
+    """The option of each layer of least noise whose costs sum to at most `budget`, solved as exactly as `choose`.
+
+    Raises MissingDependencyError without scipy, PassError where even the cheapest options exceed the budget.
+    """
+    least = sum(min(option.cost for option in found) for found in options.values())
+    if least > budget:
+        raise PassError(
+            "no choice of precisions is so cheap",
+            expected=f"a cost of {budget:.4g}",
+            found=f"{least:.4g} at best",
+            hint="allow fewer bits, or more",
+        )
+    return _solved(options, lambda option: option.noise, lambda option: option.cost, budget)
+
+
+def _solved(
+    options: dict[str, tuple[Option, ...]],
+    least: Callable[[Option], float],
+    bounded: Callable[[Option], float],
+    bound: float,
+) -> dict[str, Option]:
+    """Minimize the sum of least(l, p) x[l, p] over binary x, with one p for each l and the sum of bounded(l, p) x[l, p]
+    at most the bound. The solver is HiGHS, through scipy."""
     try:
         from scipy.optimize import Bounds, LinearConstraint, milp
     except ImportError as error:
         raise MissingDependencyError("the search needs scipy", hint="pip install 'tersor[search]'") from error
-    groups = torch.zeros(len(places), len(flat), dtype=torch.float64)
+    # One option that exceeds the bound alone is in no choice, and would stretch the numbers that the solver sees.
+    flat = [(name, option) for name, found in options.items() for option in found if bounded(option) <= bound]
+    places = {name: index for index, name in enumerate(options)}
+    groups = torch.zeros(len(options), len(flat), dtype=torch.float64)
     for column, (name, _) in enumerate(flat):
         groups[places[name], column] = 1
-    scale = budget or 1.0
-    noises = torch.tensor([[option.noise / scale for _, option in flat]], dtype=torch.float64)
-    costs = torch.tensor([option.cost for _, option in flat], dtype=torch.float64)
+    limited = torch.tensor([[bounded(option) / (bound or 1.0) for _, option in flat]], dtype=torch.float64)
+    wanted = torch.tensor([least(option) for _, option in flat], dtype=torch.float64)
     found = milp(
-        (costs / costs.abs().max().clamp(min=1e-30)).numpy(),
+        (wanted / wanted.abs().max().clamp(min=1e-30)).numpy(),
         constraints=[
             LinearConstraint(groups.numpy(), 1, 1),
-            LinearConstraint(noises.numpy(), -math.inf, 1.0 if budget else 0.0),
+            LinearConstraint(limited.numpy(), -math.inf, 1.0 if bound else 0.0),
         ],
         integrality=1,
         bounds=Bounds(0, 1),
@@ -284,7 +302,7 @@ def _solve(flat: Sequence[tuple[str, Option]], places: Mapping[str, int], budget
     )
     if found.x is None:
         raise PassError("the solver found no choice", found=str(found.message))
-    return [bool(share > 0.5) for share in found.x]
+    return {name: option for (name, option), taken in zip(flat, found.x, strict=True) if taken > 0.5}
 
 
 def search_precision(
@@ -294,16 +312,18 @@ def search_precision(
     sqnr: float | None = None,
     metric: Callable[[Program], float] | None = None,
     drop: float = 0.0,
+    within: float | None = None,
     cost: LayerCost | None = None,
     precisions: Sequence[Precision] = EVERY,
     count: int = 2,
 ) -> PrecisionPlan:
-    """Choose the precision of each layer: the least cost within an error budget, solved as an integer program.
+    """Choose the precision of each layer by integer programming: the least cost within an error, or the reverse.
 
     program: float. batches: calibration data; sensitivity is judged on the first `count`.
     sqnr: the budget, in dB at the outputs. Or metric: a function of a program, higher being better; the cheapest
         plan is
         taken that loses at most `drop` of it, of the plans for a ladder of dB, each quantized and scored.
+        Or within: what the layers may cost together, of which the most exact plan is taken.
     cost: `WeightBytes()`, or `LayerLatency(target)`. precisions: those allowed.
 
     Returns a plan; `ApplyPrecision(plan, calibration=batches)` carries it out. Noises of single layers are taken to add
@@ -311,20 +331,32 @@ def search_precision(
 
     Raises PassError where nothing fits the budget, MissingDependencyError without scipy.
     """
-    if (sqnr is None) == (metric is None):
-        raise PassError("give a budget: sqnr in dB, or a metric", found="both" if metric else "neither")
+    given = [name for name, value in (("sqnr", sqnr), ("metric", metric), ("within", within)) if value is not None]
+    if len(given) != 1:
+        found = " and ".join(given) or "none"
+        raise PassError("give one budget: sqnr in dB, a metric, or within which cost", found=found)
     cost = cost or WeightBytes()
     data = Replay(batches)
+    options = weigh(program, data, precisions, cost, count)
+    if sqnr is not None:
+        return plan_of(options, choose(options, 10 ** (-sqnr / 10)), cost)
+    if within is not None:
+        return plan_of(options, most_exact(options, within), cost)
+    assert metric is not None
+    return _by_metric(program, data, options, cost, metric, drop)
+
+
+def weigh(
+    program: Program, data: Replay, precisions: Sequence[Precision], cost: LayerCost, count: int = 2
+) -> dict[str, tuple[Option, ...]]:
+    """The options of each layer of a float program, prepared as `ApplyPrecision` does. Raises PassError without any."""
     static = any(precision.is_static for precision in precisions)
     before: list[Pass] = [Canonicalize(), FoldBatchNorm(), *([SmoothQuant(data)] if static else [])]
     prepared = PassManager(before, progress=False).run(program).program
     options = sensitivities(prepared, data, precisions, cost, count)
     if not options:
         raise PassError("there is no layer with a weight to choose for")
-    if sqnr is not None:
-        return _plan(options, choose(options, 10 ** (-sqnr / 10)), cost)
-    assert metric is not None
-    return _by_metric(program, data, options, cost, metric, drop)
+    return options
 
 
 def _by_metric(
@@ -338,7 +370,7 @@ def _by_metric(
     wanted = metric(program) - drop
     kept: PrecisionPlan | None = None
     for budget in track(_TRIES, "search precision"):
-        plan = _plan(options, choose(options, 10 ** (-budget / 10)), cost)
+        plan = plan_of(options, choose(options, 10 ** (-budget / 10)), cost)
         step = ApplyPrecision(plan, data)
         found = metric(PassManager([step], verify=False, progress=False).run(program).program)
         if not found >= wanted:
@@ -349,7 +381,8 @@ def _by_metric(
     return kept
 
 
-def _plan(options: dict[str, tuple[Option, ...]], chosen: dict[str, Option], cost: LayerCost) -> PrecisionPlan:
+def plan_of(options: dict[str, tuple[Option, ...]], chosen: dict[str, Option], cost: LayerCost) -> PrecisionPlan:
+    """The plan that takes these options."""
     noise = sum(option.noise for option in chosen.values())
     floats = [option.cost for found in options.values() for option in found if option.precision is Precision.FLOAT32]
     notes = {name: f"{_decibels(option.noise):.1f} dB, {_amount(option.cost, cost)}" for name, option in chosen.items()}

@@ -62,6 +62,11 @@ class Recorder:
         latency, note = (None, "") if self.target is None else self._measured(program, self.target)
         self._steps.append((row, step_of(row, value, latency, note)))
 
+    @property
+    def last_metric(self) -> float | None:
+        """The metric after the last step, where it was measured."""
+        return self._steps[-1][1].metric if self._steps else None
+
     def record(
         self,
         result: PipelineResult,

@@ -119,7 +119,7 @@ def test_a_metric_as_the_budget() -> None:
 
     plan = search_precision(program, batches, metric=agreement, drop=0.05)
     assert agreement(ts.PassManager([ApplyPrecision(plan, batches)]).run(program).program) >= 0.95
-    with pytest.raises(PassError, match="give a budget"):
+    with pytest.raises(PassError, match="give one budget"):
         search_precision(program, batches)
 
 

@@ -45,4 +45,4 @@ def cycles(program: Program, options: Hls) -> LayerCosts:
     part = find_part(options.part)
     clock = options.clock or part.clock
     source = f"by formula, frame to frame on {part.name} at {clock:g} MHz"
-    return LayerCosts("cycles", Clock.MODELLED, float(choice.cycles), nodes, 1e-6 / clock, source)
+    return LayerCosts("cycles", Clock.MODELLED, float(choice.cycles), nodes, 1e-6 / clock, source, at_once=True)

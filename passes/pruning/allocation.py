@@ -127,8 +127,12 @@ class Removal:
     def _filled(
         self, counts: dict[Axis, int], behind: int, wanted: float, cost: Callable[[Remaining], float]
     ) -> tuple[dict[Axis, int], float]:
-        """Go on with later steps that do not pass the point; an axis with a step passed over is closed."""
+        """Go on with later steps that do not pass the point; an axis with a step passed over is closed.
+
+        One that saves less than its part of the gap is passed over: it costs an index and fills nothing.
+        """
         found, reached = dict(counts), cost(Remaining(counts))
+        part = (reached - wanted) / _REFINEMENTS
         closed = {self.steps[behind - 1].group} if behind else set()
         for step in self.steps[behind : behind + _REFINEMENTS]:
             if step.group in closed:
@@ -136,7 +140,7 @@ class Removal:
             leaf = self.groups[step.group].leaf
             tried = {**found, leaf: found[leaf] - step.count}
             now = cost(Remaining(tried))
-            if now >= wanted:
+            if wanted <= now <= reached - part:
                 found, reached = tried, now
             else:
                 closed.add(step.group)

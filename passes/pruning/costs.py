@@ -123,16 +123,28 @@ class Costs:
 
     def values(self, left: Remaining) -> int:
         """How many values the operators that are no products write."""
-        total = 0
-        for given, axes in self._others:
-            total += math.prod(size * left.size(axis) // axis.size for size, axis in zip(given, axes, strict=True))
-        return total
+        return sum(self._written(node, left) for node in self._others)
+
+    def works(self, node: fx.Node) -> bool:
+        """Whether it is a call that `work` can count."""
+        return node in self._each or node in self._others
+
+    def work(self, node: fx.Node, left: Remaining) -> int:
+        """Multiply-accumulates of a product; of any other operator, the values that it writes."""
+        if node in self._others:
+            return self._written(node, left)
+        touched = any(left.touches(leaf) for leaf in left.counts if node in self._products_of.get(leaf, ()))
+        return multiply_accumulates(node, self.shapes(left)) if touched else self._each[node]
+
+    def _written(self, node: fx.Node, left: Remaining) -> int:
+        given, axes = self._others[node]
+        return math.prod(size * left.size(axis) // axis.size for size, axis in zip(given, axes, strict=True))
 
     @cached_property
-    def _others(self) -> list[tuple[Shape, tuple[Axis, ...]]]:
+    def _others(self) -> dict[fx.Node, tuple[Shape, tuple[Axis, ...]]]:
         products = set(self.products)
-        return [
-            (self.full(node), self.found.values[node])
+        return {
+            node: (self.full(node), self.found.values[node])
             for node in self.program.graph.nodes
             if node.op == "call_function" and node not in products and isinstance(node.meta[KEY], Tensor)
-        ]
+        }

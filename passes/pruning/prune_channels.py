@@ -38,10 +38,16 @@ _NEAR = 0.02
 
 
 class Ranking(enum.Enum):
-    """GLOBAL: the least worth of all indices go first. LOCAL: every axis loses the same share, its least worth."""
+    """GLOBAL: the least worth of all indices go first. LOCAL: every axis loses the same share, its least worth.
+
+    COST: the least worth for what goes with them in the target's measure, for criteria that do not estimate the loss.
+    What an axis loses is what has gone over what is left of it, as noise over signal, which adds up over layers; so an
+    axis is spared more the less is left of it. Criteria in units of the loss weigh costs in GLOBAL already.
+    """
 
     GLOBAL = "global"
     LOCAL = "local"
+    COST = "cost"
 
 
 @dataclass(frozen=True)
@@ -209,10 +215,10 @@ class PruneChannels(Pass):
         """What the order over all axes goes by: the share of the axis that is worth less, or the score itself."""
         if self.ranking is Ranking.LOCAL:
             return (score.argsort(stable=True).argsort().double() + 1) / len(score)
-        if self.criterion.in_loss:
+        if self.criterion.in_loss or self.ranking is Ranking.COST:
             whole, less = Remaining({}), Remaining({group.leaf: group.size - 1})
             saved = self.target.cost(costs, chosen, whole) - self.target.cost(costs, chosen, less)
-            return score / max(saved, 1e-30)
+            return (score if self.criterion.in_loss else _lost(score)) / max(saved, 1e-30)
         return score if self.criterion.comparable else score / score.mean().clamp(min=1e-30)
 
     def _meet(
@@ -240,6 +246,16 @@ class PruneChannels(Pass):
         notes.append(f"{before - after} of {before} indices of {len(chosen)} axes went")
         notes += [f"pinned by {why}" for why in sorted(pinned)[:4]]
         return tuple(notes)
+
+
+def _lost(score: Tensor) -> Tensor:
+    """What each index adds to the share of an axis that has gone over what is left, when they go in their order."""
+    order = score.argsort(stable=True)
+    ranked = score[order].clamp(min=0)
+    before = ranked.flip(0).cumsum(0).flip(0)
+    after = before - ranked
+    added = ranked * before[:1] / (before * after).clamp(min=1e-30)
+    return torch.empty_like(added).scatter(0, order, added)
 
 
 _EXPECTED = ("kernel", "spatial", "an input keeps its shape", "an output keeps its shape", "taken in steps")

@@ -12,6 +12,7 @@ from tersor.ir.errors import PassError
 from .axes import Remaining
 from .costs import Costs
 from .groups import Group
+from .layer_table import LayerTable
 
 
 @dataclass(frozen=True)
@@ -88,12 +89,12 @@ LatencyModel = Callable[[Costs, Remaining], float]
 class Latency(Target):
     """The share of time on a target.
 
-    table: a model of that time, from `tersor.latency_table`, which measures one.
+    table: what layers cost, `LayerTable`; or a finer model of that time, which `tersor.latency_table` measures.
     """
 
     what: ClassVar[str] = "latency"
 
-    table: LatencyModel | None = None
+    table: LayerTable | LatencyModel | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()

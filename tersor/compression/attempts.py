@@ -63,12 +63,12 @@ class Attempts:
 
     def run(self, plan: Plan, *, score: bool = True) -> Attempt:
         """Try a plan, or give the attempt that was made already. score: whether its metric is wanted."""
-        for known in self.tried:
-            if known.plan == plan and (known.error or known.metric is not None or not score):
-                return known
-            if known.plan == plan and known.result is not None and known.measured is not None and not plan.tuned:
-                known.measured = self._measured(known.result.program, self._store(plan), score=True)
-                return known
+        known = next((attempt for attempt in self.tried if attempt.plan == plan), None)
+        if known is not None and (known.error or known.metric is not None or not score):
+            return known
+        if known is not None and known.result is not None and known.measured is not None and not plan.tuned:
+            known.measured = self._measured(known, score=True)
+            return known
         attempt = Attempt(plan)
         try:
             self._try(attempt, score)
@@ -79,28 +79,47 @@ class Attempts:
         self.tried = [*(known for known in self.tried if known.plan != plan), attempt]
         return attempt
 
+    def complete(self, attempt: Attempt) -> bool:
+        """Measure what was not wanted of every attempt: latency. False where the target does not take it after all."""
+        found = attempt.measured
+        if found is None or found.latency is not None or attempt.result is None:
+            return found is not None
+        try:
+            costs = self.gauge.costs(attempt.result.program, timed=True)
+        except LoweringError as error:
+            attempt.measured, attempt.failure = None, error
+            return False
+        attempt.measured = dataclasses.replace(costs, metric=found.metric)
+        return True
+
     def _try(self, attempt: Attempt, score: bool) -> None:
         store = self._store(attempt.plan)
         given = self.ingredients
         if store is not None and attempt.plan.tuned:
             given = dataclasses.replace(given, checkpoint=str(store / "steps"))
         attempt.passes = tuple(attempt.plan.passes(given))
-        evaluate = self.gauge.evaluate if score and attempt.plan.tuned else None
+        evaluate = self.gauge.score if score and attempt.plan.tuned and self.gauge.evaluate is not None else None
         attempt.recorder = Recorder(evaluate=evaluate, metric=self.judge)
         manager = PassManager(
             attempt.passes, checkpoint=None if store is None else store / "passes", watch=attempt.recorder
         )
         attempt.result = manager.run(self.start)
-        attempt.measured = self._measured(attempt.result.program, store, score)
+        attempt.measured = self._measured(attempt, score)
 
-    def _measured(self, program: Program, store: Path | None, score: bool) -> Measured:
+    def _measured(self, attempt: Attempt, score: bool) -> Measured:
         """What was measured when this was first tried, so that a run goes on as it went; else now."""
+        assert attempt.result is not None
+        program, store = attempt.result.program, self._store(attempt.plan)
         path = None if store is None else store / "measured.json"
         known = _known(path)
+        if known is not None and known.latency is None and self.gauge.timed:
+            known = None
         if known is not None and (known.metric is not None or not score):
             return known
-        found = known or self.gauge.costs(program)
-        found = dataclasses.replace(found, metric=self.gauge.metric(program)) if score else found
+        found = known or attempt.measured or self.gauge.costs(program)
+        if score:
+            last = None if attempt.recorder is None else attempt.recorder.last_metric
+            found = dataclasses.replace(found, metric=self.gauge.metric(program) if last is None else last)
         if path is not None:
             write_json(path, encode(found))
         return found

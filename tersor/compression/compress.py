@@ -38,6 +38,7 @@ from .plan import Ingredients, Plan
 from .planner import Planner
 
 _BATCHES = 64
+_NAMED = 5
 RECIPE, PROGRAM = "recipe.yaml", "program.tersor"
 
 Judge = Callable[..., Any] | str
@@ -93,6 +94,8 @@ def compress(
     checkpoint: a folder; a run that is started again there with the same arguments goes on where it stopped.
     out: a folder for the artifact, `program.tersor`, `recipe.yaml` and `run.json`; they are written at the end.
 
+    `artifact.explanation` says what was chosen and why, and what else was tried; so do the recipe's comments.
+
     Raises BudgetError where the budget cannot be met; TraceError, CalibrationError, TrainingError, PassError or
     LoweringError.
     """
@@ -106,7 +109,7 @@ def compress(
     attempts = Attempts(
         start,
         ingredients,
-        Gauge(backend, given.evaluate),
+        Gauge(backend, given.evaluate, timed=_is_timed(budget)),
         given.judge,
         None if checkpoint is None else Path(checkpoint),
     )
@@ -115,6 +118,16 @@ def compress(
     chosen = planner.choose()
     notes = [*notes, *planner.notes]
     return _written(given, attempts, chosen, baseline, budget, kind, notes, out)
+
+
+def _is_timed(budget: Budget | None) -> bool:
+    """Whether plans are judged by latency: where it is limited, or where nothing but a floor is given.
+
+    Else what is chosen is measured once, in the end; without a budget nothing is.
+    """
+    if budget is None:
+        return False
+    return budget.latency is not None or not any(budget.costs())
 
 
 # -- what is given ---------------------------------------------------------------------------------------------------
@@ -293,6 +306,7 @@ def _written(
     program = chosen.result.program
     artifact = lower(program, given.backend, out)
     comments = _comments(attempts, chosen, baseline, budget, notes)
+    artifact.explanation = "\n".join(comments)
     entries = {**given.names, "calibration": kind}
     text = recipe_text(chosen.passes, comments=comments, target=given.backend.name, **entries)
     points = (_given_point(baseline), *attempts.points())
@@ -344,6 +358,7 @@ def _comments(
     lines.append(f"Result: {_amounts(found)}")
     if found.source:
         lines.append(f"Latency: {found.clock}, {found.source}.")
+    lines += _dearest(attempts)
     others = [attempt for attempt in attempts.tried if not attempt.chosen]
     for attempt in others:
         why = attempt.error.splitlines()[0] if attempt.error else attempt.reason
@@ -351,6 +366,17 @@ def _comments(
     lines += [f"Note:   {note}" for note in notes]
     lines.append("Replay: tersor.compress(model, args, target=..., passes=tersor.load_recipe(this, data=..., ...)).")
     return lines
+
+
+def _dearest(attempts: Attempts) -> list[str]:
+    """The layers that take most of the time, as far as that was looked at."""
+    whole = next((attempt.measured for attempt in attempts.tried if attempt.plan == Plan()), None)
+    if whole is None or not whole.layers or not whole.latency:
+        return []
+    total = whole.latency if whole.at_once else sum(whole.layers.values())
+    dearest = sorted(whole.layers.items(), key=lambda layer: -layer[1])[:_NAMED]
+    of = "of the slowest, all at once" if whole.at_once else "of the latency, quantized and uncut"
+    return [f"Layers: {', '.join(f'{name} {cost / total:.0%}' for name, cost in dearest)} {of}."]
 
 
 def _amounts(measured: Measured) -> str:

@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import torch
+from torch import fx
 
 from tersor.backends.base import Backend
 from tersor.backends.clock import Clock
+from tersor.backends.layer_costs import LayerCosts
+from tersor.ir.accumulators import is_accumulator
 from tersor.ir.errors import LoweringError, PassError, TersorError
-from tersor.ir.program import Program
+from tersor.ir.integer_operators import REQUANTIZE
+from tersor.ir.macs import RULES as MULTIPLIES
+from tersor.ir.operators import FAKE_QUANTIZE
+from tersor.ir.program import REPLACES, Program
 
 from ..run_record import Timing
 
 
 @dataclass(frozen=True)
 class Measured:
-    """latency: in the target's unit, which is worth `seconds` of time where that is known; None where not measured."""
+    """latency: in the target's unit, which is worth `seconds` of time where that is known; None where not measured.
+
+    layers: the same by node of the program before it was quantized; their sum, or the slowest of them where they run
+    at_once.
+    """
 
     bytes: int
     macs: int
@@ -29,6 +41,8 @@ class Measured:
     clock: Clock = Clock.MEASURED
     source: str = ""
     metric: float | None = None
+    layers: Mapping[str, float] = field(default_factory=dict)
+    at_once: bool = False
 
     def cost(self, what: str) -> float | None:
         """`latency`, `bytes` or `macs`."""
@@ -54,39 +68,59 @@ class Measured:
 
 @dataclass(frozen=True)
 class Gauge:
-    """Measures programs for one target. evaluate: the metric of a program; None measures none."""
+    """Measures programs for one target.
+
+    evaluate: the metric of a program; None measures none. timed: whether latency is wanted of every program.
+    """
 
     target: Backend
     evaluate: Callable[[Program], float] | None = None
+    timed: bool = True
 
-    def costs(self, program: Program) -> Measured:
+    def costs(self, program: Program, *, timed: bool | None = None) -> Measured:
         """What it costs. Raises what the target raises where it does not take the program."""
         cost = program.cost()
-        found = self.target.layer_costs(program)
-        return Measured(
-            cost.parameter_bytes,
-            cost.macs,
-            cost.parameters,
-            found.total,
-            found.unit,
-            found.seconds,
-            found.clock,
-            found.source,
+        plain = Measured(cost.parameter_bytes, cost.macs, cost.parameters)
+        prepared = self.target.prepare(program)
+        if not (self.timed if timed is None else timed):
+            return plain
+        found = self.target.layer_costs(prepared if prepared.stage is not program.stage else program)
+        return dataclasses.replace(
+            plain,
+            latency=found.total,
+            unit=found.unit,
+            seconds=found.seconds,
+            clock=found.clock,
+            source=found.source,
+            layers=_by_layer(found, prepared, program),
+            at_once=found.at_once,
         )
 
     def metric(self, program: Program) -> float | None:
-        """Its metric on held-out data. Raises PassError where that fails, or gives no number."""
-        if self.evaluate is None:
-            return None
+        """Its metric on held-out data, None without one. Raises PassError where that fails, or gives no number."""
+        return None if self.evaluate is None else self.score(program)
+
+    def score(self, program: Program) -> float:
+        """Its metric, of which there is one."""
+        assert self.evaluate is not None
         try:
             with torch.no_grad():
                 value = float(self.evaluate(program))
         except TersorError:
             raise
         except Exception as error:  # a metric is somebody's code and may raise anything
-            raise PassError(f"the metric failed: {type(error).__name__}: {error}") from error
+            raise PassError(
+                f"the metric failed: {type(error).__name__}: {error}",
+                expected="a number, or a tensor of one value",
+                hint="metric(program), or with validation= metric(outputs, *targets)",
+            ) from error
         if not math.isfinite(value):
-            raise PassError("the metric gave no number", expected="a finite number", found=value)
+            raise PassError(
+                "the metric gave no number",
+                expected="a finite number",
+                found=value,
+                hint="look at the metric, and at what it is measured on",
+            )
         return value
 
     def takes(self, program: Program) -> bool:
@@ -96,3 +130,30 @@ class Gauge:
         except (LoweringError, PassError):
             return False
         return True
+
+
+def _by_layer(found: LayerCosts, prepared: Program, program: Program) -> dict[str, float]:
+    """Costs by layers of the program that nodes of the lowered one stand for: products, where they requantize one.
+
+    What one unit computes stands once in costs of layers that run at once, under each of its nodes.
+    """
+    nodes = {node.name: node for node in prepared.graph.nodes}
+    products = [node for node in program.graph.nodes if node.target in MULTIPLIES]
+    own = {
+        str(node.meta.get(REPLACES, node.name)): node.name for node in products
+    }  # a folded norm stands for its layer
+    layers: dict[str, float] = defaultdict(float)
+    for name, cost in found.nodes.items():
+        layer = _layer(nodes[name]) if name in nodes else name
+        layer = own.get(layer, layer)
+        layers[layer] = max(layers[layer], cost) if found.at_once else layers[layer] + cost
+    return dict(layers)
+
+
+def _layer(node: fx.Node) -> str:
+    """The name that the layer of a node had before it was quantized and lowered."""
+    if node.target is FAKE_QUANTIZE and isinstance(node.args[0], fx.Node):
+        return _layer(node.args[0])
+    if node.target is REQUANTIZE:
+        node = next(filter(is_accumulator, node.all_input_nodes), node)
+    return str(node.meta.get(REPLACES, node.name))

@@ -17,8 +17,8 @@ from tersor.passes.canonical.canonicalize import Canonicalize
 from tersor.passes.preferences import Preferences
 from tersor.passes.pruning.criteria import Criterion, Magnitude, Taylor
 from tersor.passes.pruning.gradually import Gradually
-from tersor.passes.pruning.prune_channels import PruneChannels
-from tersor.passes.pruning.targets import Macs
+from tersor.passes.pruning.prune_channels import PruneChannels, Ranking
+from tersor.passes.pruning.targets import Target
 from tersor.passes.quantization.apply_precision import ApplyPrecision
 from tersor.passes.quantization.precision_plan import PrecisionPlan
 from tersor.passes.quantization.quantize_weights import QuantizeWeights
@@ -71,13 +71,13 @@ class Ingredients:
 class Plan:
     """How far each method goes.
 
-    prune: the share of multiply-accumulates that stays; None prunes nothing. multiple: of channels, where the target's
-        own is too coarse. pattern: of zeros.
+    prune: what stays of the channels, by the measure that says which to cut first; None prunes nothing.
+    multiple: of channels, where the target's own is too coarse. pattern: of zeros.
     scheme: another than the target's own. block_bits: weights alone, in blocks. precision: layer by layer.
     quantized_training: whether to train through the grids. tuned: whether to train at all.
     """
 
-    prune: float | None = None
+    prune: Target | None = None
     multiple: int | None = None
     pattern: Pattern | None = None
     scheme: Scheme | None = None
@@ -105,18 +105,19 @@ class Plan:
             return [Distill(given.data, given.loss, teacher, training=given.training)]
         return [DistillDataFree(given.given, samples=256, training=given.training)] if given.dreams else []
 
-    def _pruned(self, given: Ingredients, share: float) -> list[Pass]:
+    def _pruned(self, given: Ingredients, target: Target) -> list[Pass]:
         criterion: Criterion = Magnitude(normalized=True)
         if self.tuned and given.data is not None and given.loss is not None:
             criterion = Taylor(Seeded(given.data), given.loss)
         options = {} if self.multiple is None else {"multiple": self.multiple}
-        prune = PruneChannels.suited(given.likes, target=Macs(share), criterion=criterion, **options)
+        ranking = Ranking.GLOBAL if criterion.in_loss else Ranking.COST
+        prune = PruneChannels.suited(given.likes, target=target, criterion=criterion, ranking=ranking, **options)
         if not self.tuned:
             return [prune]
         if given.data is None:
             return [prune, *self._taught(given)]
         (tune,) = self._taught(given)
-        steps = 1 if share > 0.7 else _STEPS
+        steps = 1 if target.share > 0.7 else _STEPS
         return [Gradually(prune, tune, steps=steps, checkpoint=given.checkpoint)]
 
     def _weights(self, given: Ingredients) -> WeightCriterion:
@@ -150,7 +151,7 @@ class Plan:
         parts = []
         if self.prune is not None:
             multiple = self.multiple or likes.multiples.channels
-            parts.append(f"channels cut to {self.prune:.3g} of the MACs, in multiples of {multiple}")
+            parts.append(f"channels cut to {self.prune.share:.3g} of {self.prune.what}, in multiples of {multiple}")
         if self.pattern is not None:
             density = getattr(self.pattern, "density", None)
             left = "" if density is None else f", {density:.2g} of the weights left"

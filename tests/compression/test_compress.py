@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from functools import lru_cache
@@ -13,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import tersor as ts
+from tersor.backends.layer_costs import LayerCosts
 from tersor.backends.neon.backend import Neon
 from tersor.compression.budget import Budget, Limit
 from tersor.ir.errors import PassError, RecipeError, TrainingError
@@ -158,7 +161,7 @@ def test_a_student_is_taught_and_compressed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("budget", "words", "hint"),
     [
-        (Budget(macs="0.0001x"), "no plan is so small", "relax macs"),
+        (Budget(macs="0.0001x"), "no plan is so small", "relax to macs="),
         (Budget(macs="0.3x", floor=1.5), "below the floor before anything", "relax the floor"),
         (Budget(latency="1ms"), "says nothing of seconds", "0.5x"),
     ],
@@ -176,6 +179,55 @@ def test_a_floor_that_stops_it_says_what_was_reached() -> None:
     text = str(caught.value)
     assert "at best, by: channels cut" in text
     assert "data= and loss= to train with" in text
+
+
+def test_a_refusal_says_what_would_be_enough() -> None:
+    """The limits that it names are met, with the floor kept."""
+    with pytest.raises(ts.BudgetError, match="the floor is kept at") as caught:
+        compress(Budget(bytes="0.2x", floor="0.9x"), target="neon")
+    (limit,) = re.findall(r'limits of bytes="([0-9.]+x)"', str(caught.value))
+    compress(Budget(bytes=limit, floor="0.9x"), target="neon")
+
+
+def worse(outputs: Tensor, targets: Tensor) -> Tensor:
+    return -nn.functional.cross_entropy(outputs, targets)
+
+
+def test_training_that_does_harm_is_left_out(tmp_path: Path) -> None:
+    budget = Budget(macs="0.9x", floor="0.5x")
+    compress(budget, tmp_path, target="neon", data=batches(), loss=worse, training=TRAINING)
+    (chosen,) = (point for point in RunRecord.load(tmp_path).points if point.chosen)
+    assert "cut" in chosen.name
+    assert chosen.options["tuned"] == "no"
+    assert any(
+        point.options["tuned"] == "yes" and "stepped back" in point.reason for point in RunRecord.load(tmp_path).points
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Counted(Neon):
+    """Counts how often its costs are asked for."""
+
+    asked: list[int] = dataclasses.field(default_factory=list, compare=False)
+
+    def layer_costs(self, program: ts.Program) -> LayerCosts:
+        self.asked.append(1)
+        return super().layer_costs(program)
+
+
+@pytest.mark.parametrize(("budget", "costs"), [(None, 0), (Budget(macs="0.6x"), 1)])
+def test_metric_and_latency_are_measured_once(budget: Budget | None, costs: int, tmp_path: Path) -> None:
+    """The metric of the model and of what was chosen; the latency of what was chosen, where a budget is given."""
+    scored: list[int] = []
+
+    def half(program: ts.Program) -> float:
+        scored.append(1)
+        return 0.5
+
+    target = Counted()
+    compress(budget, tmp_path, target=target, metric=half, validation=None)
+    assert (len(scored), len(target.asked)) == (2, costs)
+    assert RunRecord.load(tmp_path).steps[-1].metric == 0.5
 
 
 def nan(program: ts.Program) -> float:

@@ -13,7 +13,7 @@ import inspect
 import sys
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +81,8 @@ def load_recipe(
     """
     recipe = read_recipe(where)
     materials = Materials(calibration, data, loss, metric, validation, teacher)
-    return build_passes(recipe, calibration, str(recipe_file(where)), materials)
+    path = recipe_file(where)
+    return build_passes(recipe, calibration, str(path), materials, _lines(path))
 
 
 def read_recipe(where: str | Path) -> Any:
@@ -104,8 +105,9 @@ def build_passes(
     calibration: Iterable[Any] | None = None,
     where: str = "recipe",
     materials: Materials | None = None,
+    lines: Sequence[Mapping[str, str]] = (),
 ) -> list[Pass]:
-    """The passes of a recipe that was read already. Raises RecipeError."""
+    """The passes of a recipe that was read already. lines: where passes and their options stand. Raises RecipeError."""
     materials = materials or Materials(calibration)
     if not isinstance(recipe, Mapping) or not isinstance(recipe.get("passes"), list):
         raise RecipeError(f"{where}: not a recipe", expected="a mapping with a list of passes under `passes`")
@@ -114,8 +116,30 @@ def build_passes(
         raise unknown(f"entry of a recipe ({where})", str(extra[0]), list(_ENTRIES))
     materials = dataclasses.replace(materials, loss=materials.loss or recipe.get("loss"))
     materials = _with_inputs(materials, recipe.get("calibration"), where)
-    places = [f"{where}, pass {i}" for i, _ in enumerate(recipe["passes"], start=1)]
-    return [bind(_build(entry, place), materials, place) for entry, place in zip(recipe["passes"], places, strict=True)]
+    found = []
+    for index, entry in enumerate(recipe["passes"]):
+        place = f"{where}, pass {index + 1}"
+        known = lines[index] if index < len(lines) else {}
+        at = {option: f"{place}, {line}" for option, line in known.items()}
+        found.append(bind(_build(entry, at.get("", place), at), materials, place))
+    return found
+
+
+def _lines(path: Path) -> list[dict[str, str]]:
+    """For each pass of a YAML file the line and column where it begins, under no name, and of its options."""
+    if path.suffix == ".toml":
+        return []
+    document = yaml.compose(path.read_text(encoding="utf-8"), Loader=_Loader)
+    entries = {str(key.value): value for key, value in document.value} if isinstance(document, yaml.MappingNode) else {}
+    passes = entries.get("passes")
+    return [_lines_of(entry) for entry in passes.value] if isinstance(passes, yaml.SequenceNode) else []
+
+
+def _lines_of(entry: yaml.Node) -> dict[str, str]:
+    options = entry.value[0][1] if isinstance(entry, yaml.MappingNode) and entry.value else None
+    keys = [key for key, _ in options.value] if isinstance(options, yaml.MappingNode) else []
+    marks = {"": entry.start_mark, **{str(key.value): key.start_mark for key in keys}}
+    return {name: f"line {mark.line + 1}, column {mark.column + 1}" for name, mark in marks.items()}
 
 
 def _with_inputs(materials: Materials, kind: Any, where: str) -> Materials:
@@ -138,10 +162,12 @@ def _read(path: Path) -> Any:
     except OSError as error:
         raise RecipeError(f"{path} cannot be read: {error.strerror}") from error
     except (yaml.YAMLError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path} is malformed", found=" ".join(str(error).split())) from error
+        found = " ".join(str(error).replace('in "<unicode string>", ', "").split())
+        raise RecipeError(f"{path} is malformed", found=found) from error
 
 
-def _build(entry: Any, where: str) -> Pass:
+def _build(entry: Any, where: str, lines: Mapping[str, str] = types.MappingProxyType({})) -> Pass:
+    """A pass. lines: where its options stand, by name."""
     name, options = entry, dict[str, Any]()
     if isinstance(entry, Mapping) and len(entry) == 1:
         ((name, options),) = entry.items()
@@ -157,9 +183,10 @@ def _build(entry: Any, where: str) -> Pass:
     hints = typing.get_type_hints(kind)
     values: dict[str, Any] = {}
     for option, value in options.items():
+        at = lines.get(str(option), where)
         if option not in fields or option in BOUND:
-            raise unknown(f"option of {name} ({where})", str(option), [f for f in fields if f not in BOUND])
-        values[option] = convert(value, hints[option], f"{where}, {name}.{option}")
+            raise unknown(f"option of {name} ({at})", str(option), [f for f in fields if f not in BOUND])
+        values[option] = convert(value, hints[option], f"{at}, {name}.{option}")
     try:
         return kind(**values)
     except (TypeError, ValueError) as error:

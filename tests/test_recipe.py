@@ -79,8 +79,12 @@ def test_data_goes_to_the_passes_that_take_it() -> None:
 @pytest.mark.parametrize(
     ("recipe", "words", "hint"),
     [
-        ("passes: [quantise]", r"pass 1: there is no pass 'quantise'", "did you mean 'quantize'?"),
-        ("passes: [canonicalize, {quantize: {sceme: int8}}]", r"option of quantize \(.*pass 2\) 'sceme'", "'scheme'?"),
+        ("passes: [quantise]", r"pass 1, line 1, column 10: there is no pass 'quantise'", "did you mean 'quantize'?"),
+        (
+            "passes: [canonicalize, {quantize: {sceme: int8}}]",
+            r"option of quantize \(.*pass 2, line 1, column \d+\) 'sceme'",
+            "'scheme'?",
+        ),
         ("passes: [{quantize: {scheme: int9}}]", r"scheme \(.*quantize.scheme\) 'int9'", "int"),
         ("passes: [{quantize: {observer: msee}}]", r"Observer \(.*observer\) 'msee'", "did you mean 'mse'?"),
         ("passes: [{quantize: {percentile: high}}]", r"quantize.percentile: wrong type", None),
@@ -88,14 +92,15 @@ def test_data_goes_to_the_passes_that_take_it() -> None:
         ("passes: [{quantize: {pair_safe: 1}}]", r"quantize.pair_safe: wrong type", None),
         ("passes: [{quantize: {skip: [1]}}]", r"quantize.skip: wrong type", None),
         ("passes: [{quantize: {calibration: file.npz}}]", r"option of quantize .* 'calibration'", None),
-        ("passes: [{quantize: 8}]", r"pass 1: not a pass", None),
-        ("passes: [{quantize: {}, canonicalize: {}}]", r"pass 1: not a pass", None),
-        ("passes: [8]", r"pass 1: not a pass", None),
+        ("passes: [{quantize: 8}]", r"pass 1, line 1, column 10: not a pass", None),
+        ("passes: [{quantize: {}, canonicalize: {}}]", r"pass 1, line 1, column 10: not a pass", None),
+        ("passes: [8]", r"pass 1, line 1, column 10: not a pass", None),
         ("passes: quantize", r"not a recipe", None),
         ("", r"not a recipe", None),
         ("- quantize", r"not a recipe", None),
         ("passes: []\nsteps: []", r"entry of a recipe .* 'steps'", None),
         ("passes: [", r"mine.yaml is malformed", None),
+        ("passes:\n- quantize:\n    scheme: int8\n    skip: 3", r"pass 1, line 4, column 5, quantize.skip", None),
         ("passes: !!python/object/apply:os.getcwd []", r"is malformed", None),
     ],
 )

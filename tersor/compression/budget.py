@@ -43,7 +43,7 @@ class Limit:
         if not math.isfinite(amount) or unit not in units or (amount <= 0 and what != "floor"):
             raise RecipeError(
                 f"{what} is no limit",
-                expected=f"a number, or text such as 0.5x or 50%, or in {', '.join(u for u in _UNITS[what] if u)}"
+                expected=f"more than 0: a number, or text such as 0.5x, 50% or 2{[u for u in _UNITS[what] if u][-1]}"
                 if what != "floor"
                 else "a score, or a share of the model's own, as 0.99x",
                 found=repr(given),

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 
 from tersor.backends.clock import Clock
+from tersor.passes.pruning.layer_table import LayerTable
 from tersor.passes.pruning.targets import Latency
 from tersor.passes.training.options import Better
 
@@ -210,24 +211,35 @@ class Planner:
         best = self._standing(Plan())
         if best is None:
             raise refusal(self.attempts.tried, self.limits, self.floor, self.better, self.labelled, self.likes)
-        base = Plan()
+        bases = [Plan()]
         pattern = self.likes.sparse(_DENSITY)
-        if pattern is not None:
-            sparse = self._standing(Plan(pattern=pattern))
-            if sparse is not None and _cheaper(sparse, best) is sparse:
-                best, base = sparse, sparse.plan
-        for found in self._down(dataclasses.replace(base, tuned=False, quantized_training=False, precision=None)):
-            best = _cheaper(found, best)
+        sparse = None if pattern is None else self._standing(Plan(pattern=pattern))
+        if sparse is not None and _cheaper(sparse, best) is sparse:
+            best = sparse
+            bases = [Plan(pattern=pattern)] if self.trains else [*bases, Plan(pattern=pattern)]
+        for base in bases:
+            for found in self._down(base):
+                best = _cheaper(found, best)
         return self._taken(best, f"the least latency of those that keep the floor of {self.floor:.4g}")
 
     def _down(self, base: Plan) -> Iterator[Attempt]:
-        """What keeps the floor with fewer and fewer channels, those going first that are worth least for their time."""
+        """What keeps the floor with fewer and fewer channels, those going first that are worth least for their time.
+
+        In the multiples that the target likes, and, where no training makes trying dear, on in half of them.
+        """
         whole = self.attempts.run(base, score=False)
         if whole.measured is None:
             return
-        table = self.cutter.table(whole)
-        good, bad = 1.0, 0.0
-        for share in _LADDER:
+        table, coarse = self.cutter.table(whole), self.likes.multiples.channels
+        multiples = (None,) if self.trains or coarse == 1 else (None, coarse // 2)
+        good = 1.0
+        for multiple in multiples:
+            good = yield from self._descent(dataclasses.replace(base, multiple=multiple), table, good)
+
+    def _descent(self, base: Plan, table: LayerTable, good: float) -> Generator[Attempt, None, float]:
+        """Down the ladder from a share that keeps the floor, and back by halves; gives the least share that does."""
+        bad = 0.0
+        for share in (share for share in _LADDER if share < good):
             found = self._standing(dataclasses.replace(base, prune=Latency(share, table)))
             if found is None:
                 bad = share
@@ -236,12 +248,13 @@ class Planner:
             yield found
         for _ in range(1 if self.trains else _BETWEEN):
             if not bad:
-                return
+                break
             share = round(math.sqrt(good * bad), 4)
             found = self._standing(dataclasses.replace(base, prune=Latency(share, table)))
             good, bad = (good, share) if found is None else (share, bad)
             if found is not None:
                 yield found
+        return good
 
     def _standing(self, plan: Plan) -> Attempt | None:
         """The plan in the first way that keeps the floor; None where none does."""
@@ -263,7 +276,7 @@ def _cheaper(attempt: Attempt, than: Attempt) -> Attempt:
     ours, theirs = attempt.measured, than.measured
     assert ours is not None
     assert theirs is not None
-    noise = _NOISE if ours.clock is Clock.MEASURED else 1.0
+    noise = _NOISE if ours.clock is Clock.MEASURED and attempt.plan.multiple is None else 1.0
     less = (ours.latency or 0.0) < (theirs.latency or 0.0) * noise
     forget([than if less else attempt])
     return attempt if less else than

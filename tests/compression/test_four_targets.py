@@ -82,7 +82,9 @@ def compressed(target: str) -> tuple[ts.Program, str]:
     out = Path(tempfile.mkdtemp(prefix="tersor-four-"))
     budget = ts.Budget(floor=FLOOR)
     ts.compress(program, target=target, calibration=[images[:32]], metric=likeness, budget=budget, out=out)
-    return ts.load(out / "program.tersor"), (out / "recipe.yaml").read_text()
+    found = ts.load(out / "program.tersor")
+    found.example = program.example  # what costs are of
+    return found, (out / "recipe.yaml").read_text()
 
 
 @lru_cache

@@ -9,6 +9,7 @@ from typing import Any
 
 from tersor.backends.base import Artifact, Backend
 from tersor.backends.registry import TARGETS
+from tersor.ir.errors import RecipeError
 from tersor.ir.program import Program, expect_program
 from tersor.passes.base import Pass
 from tersor.passes.preferences import Preferences
@@ -37,7 +38,16 @@ def resolve(target: str | Backend) -> Backend:
 
     Raises RecipeError.
     """
-    return TARGETS.resolve(target)() if isinstance(target, str) else target
+    if isinstance(target, str):
+        return TARGETS.resolve(target)()
+    if not isinstance(target, Backend):
+        raise RecipeError(
+            "not a target",
+            expected=f"one of {', '.join(TARGETS.names())}, or a backend, as OnnxRuntime()",
+            found=repr(target),
+            hint="call once for each target" if isinstance(target, list | tuple) else None,
+        )
+    return target
 
 
 def lower(program: Program, target: str | Backend = "onnxruntime", out: str | Path | None = None) -> Artifact:

@@ -212,15 +212,22 @@ class Planner:
         if best is None:
             raise refusal(self.attempts.tried, self.limits, self.floor, self.better, self.labelled, self.likes)
         bases = [Plan()]
-        pattern = self.likes.sparse(_DENSITY)
-        sparse = None if pattern is None else self._standing(Plan(pattern=pattern))
-        if sparse is not None and _cheaper(sparse, best) is sparse:
-            best = sparse
-            bases = [Plan(pattern=pattern)] if self.trains else [*bases, Plan(pattern=pattern)]
+        for base in self._bases():
+            found = self._standing(base)
+            if found is not None and _cheaper(found, best) is found:
+                best = found
+                bases = [base] if self.trains else [*bases, base]
         for base in bases:
-            for found in self._down(base):
-                best = _cheaper(found, best)
+            for further in self._down(base):
+                best = _cheaper(further, best)
         return self._taken(best, f"the least latency of those that keep the floor of {self.floor:.4g}")
+
+    def _bases(self) -> Iterator[Plan]:
+        """What may run faster than plain quantization before any channel is cut: zeros, and weights of fewer bits."""
+        pattern = self.likes.sparse(_DENSITY)
+        if pattern is not None:
+            yield Plan(pattern=pattern)
+        yield from (Plan(scheme=scheme) for scheme in self.likes.schemes()[1:2])
 
     def _down(self, base: Plan) -> Iterator[Attempt]:
         """What keeps the floor with fewer and fewer channels, those going first that are worth least for their time.

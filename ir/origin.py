@@ -14,6 +14,8 @@ _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in (?P<functio
 _LIBRARIES = re.compile(r"[/\\]torch[/\\](nn|fx|export|_|functional)")
 _NOBODYS = re.compile(r"^<|[/\\]frontends[/\\]flat_model\.py$")
 """Generated code, and what the frontend wraps a model in."""
+_INSTALLED = re.compile(r"^.*[/\\](site|dist)-packages[/\\]")
+"""What is left out of the path of a library's own line, which is shown where a model has no line of its own."""
 KEY = "origin"
 
 
@@ -30,7 +32,8 @@ class Origin:
     module: str = ""
 
     def __str__(self) -> str:
-        place = f"{self.file}:{self.line}" if self.line else self.file
+        file = _INSTALLED.sub("", self.file)
+        place = f"{file}:{self.line}" if self.line else file
         within = f"in {self.module}" if self.module else ""
         text = ", ".join(part for part in (place, within) if part)
         return f"{text}: {self.code}" if self.code else text

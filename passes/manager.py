@@ -179,9 +179,9 @@ def _broken(
 ) -> PassError:
     node = first_difference(_inference(before), _inference(after), inputs)
     new = [n.name for n in node.all_input_nodes if n.meta.get(REPLACES, n.name) != n.name] if node else []
-    hints = [
-        "the node named is the first that differs" + (f"; it reads {', '.join(new)}, which are new" if new else "")
-    ]
+    reads = f"; it reads {', '.join(new)}, which are new" if new else ""
+    named = f"the node named is the first that differs{reads}"
+    hints = [named if node else "was a tensor written into? replace it: program.set_tensor(name, new_value)"]
     if step.promise is Promise.EXACT:
         hints.append("a pass that means to change numbers says so: promise = Promise.APPROXIMATE")
     return PassError(

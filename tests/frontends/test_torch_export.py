@@ -290,6 +290,7 @@ def test_a_layer_by_itself_points_into_torch() -> None:
     origin = Origin.of(trace(nn.Linear(2, 2), torch.randn(1, 2)).outputs[0])
     assert origin is not None
     assert origin.file.endswith("linear.py")
+    assert str(origin).startswith("torch/nn/modules/linear.py:"), "not where torch is installed"
     assert origin.module == ""
 
 

@@ -271,6 +271,12 @@ def test_a_write_into_a_shared_tensor_is_refused_by_name() -> None:
     assert "set_tensor" in str(error.hint)
 
 
+def test_a_write_that_torch_does_not_count_is_what_the_error_asks_about() -> None:
+    error = failure(Edit(lambda program: program.tensor("second.bias").data.add_(1)))
+    assert error.node is None
+    assert "set_tensor" in str(error.hint)
+
+
 def test_whatever_a_pass_raises_names_the_pass() -> None:
     def fail(program: Program) -> None:
         raise ValueError("no such layer")

@@ -10,7 +10,7 @@ from .graph import MatrixVector, Window
 from .schedule import behind_window, is_parallel, last_pixel, turns
 from .simulate import SHALLOW, UNBOUNDED, Simulator, Timing
 
-_FRAMES = (5, 10, 20, 40)
+_FRAMES = (5, 10, 20)
 """Simulated until it has settled: in a long pipeline each process may first be late by what its readers are."""
 
 

@@ -186,6 +186,13 @@ def _probe(program: Program, data: Iterable[Any], loss: Callable[..., Tensor] | 
         ) from error
     if not isinstance(value, Tensor) or value.numel() != 1:
         raise TrainingError("the loss is no tensor of one value", found=type(value).__name__)
+    if not bool(value.isfinite()):
+        raise TrainingError(
+            "the loss of the first batch is not finite",
+            expected="a finite number before anything is trained",
+            found=value.item(),
+            hint="look at the loss, and for NaN in the data",
+        )
 
 
 def evaluator(metric: Any, validation: Iterable[Any] | None) -> Callable[[Program], float] | None:

@@ -255,6 +255,7 @@ def once() -> Iterator[Any]:
         ({"metric": broken, "validation": None}, PassError, "metric failed: ZeroDivisionError: nobody there"),
         ({"data": [(X[:32], Y[:32])], "loss": never}, TrainingError, "loss failed on the first batch: ValueError"),
         ({"data": [(X[:32], Y[:32])], "loss": lambda *_: 3.0}, TrainingError, "no tensor of one value"),
+        ({"data": [(X[:32], Y[:32])], "loss": lambda x, _: x.sum() * torch.nan}, TrainingError, "is not finite"),
         ({"data": once(), "loss": "cross_entropy"}, TrainingError, "read only once"),
         ({"data": [], "loss": "cross_entropy"}, TrainingError, "empty"),
         ({"loss": "cross_entropy"}, TrainingError, "needs data"),

@@ -66,6 +66,19 @@ def difference(reference: Sequence[Tensor], candidate: Sequence[Tensor]) -> Diff
     return Difference(max_abs, relative, sqnr, dot / norms if norms else float(signal == power), bad)
 
 
+def sqnr(reference: Tensor, candidate: Tensor) -> float:
+    """The SQNR in dB that `difference` gives, alone and faster: the difference is taken in float32 at least."""
+    least = torch.promote_types(reference.dtype, torch.float32)
+    exact = reference.detach().to(least)
+    error = candidate.detach().to(least) - exact
+    noise, signal = (torch.linalg.vector_norm(value, dtype=torch.float64).item() for value in (error, exact))
+    if not math.isfinite(noise + signal):
+        return difference([reference], [candidate]).sqnr
+    if noise == 0:
+        return math.inf
+    return 20 * math.log10(signal / noise) if signal else -math.inf
+
+
 def shape_mismatch(names: Sequence[str], reference: Sequence[Tensor], candidate: Sequence[Tensor]) -> str | None:
     """The first pair that differs in shape or dtype, in words; None where all agree."""
     if len(reference) != len(candidate):

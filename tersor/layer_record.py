@@ -18,7 +18,7 @@ from tersor.ir.program import REPLACES, Program
 from tersor.ir.shapes import KEY
 from tersor.ir.sparsity import NM, Block, Channel, Pattern
 from tersor.ir.stage import Stage
-from tersor.passes.compare import difference, node_values
+from tersor.passes.compare import node_values, sqnr
 from tersor.passes.quantization.injection import QUANTIZERS, Injection, quantizers_of
 
 from .analysis import precision_of
@@ -118,7 +118,7 @@ def _errors(reference: Mapping[str, Any], program: Program, inputs: Sequence[Ten
         if not (node.op == "call_function" and isinstance(value, Tensor) and isinstance(exact, Tensor)):
             return
         if value.is_floating_point() and value.shape == exact.shape:
-            found[node.name] = difference([exact], [value]).sqnr
+            found[node.name] = sqnr(exact, value)
             # A node that is lowered further stands for the same one as this, which may be one before it.
             if node.target not in _CONVERSIONS:
                 found.setdefault(node.meta.get(REPLACES, node.name), found[node.name])

@@ -90,6 +90,13 @@ def test_a_budget_is_met_and_everything_is_left(tmp_path: Path) -> None:
         assert torch.allclose(artifact.run(X), after(X), atol=0.1)
 
 
+def test_nothing_is_timed_that_nobody_asked_for(tmp_path: Path) -> None:
+    compress(None, tmp_path)
+    record = RunRecord.load(tmp_path)
+    assert record.steps[-1].latency is None
+    assert [set(point.costs) for point in record.points] == [{"bytes", "macs", "parameters"}] * 2
+
+
 def test_the_recipe_replays_to_the_same_bits(tmp_path: Path) -> None:
     first = trained(Budget(macs="0.6x", floor="0.9x"), tmp_path / "first", calibration=None)
     torch.manual_seed(123)  # generators of the process decide nothing

@@ -19,6 +19,7 @@ from tersor.passes.compare import (
     first_difference,
     node_values,
     shape_mismatch,
+    sqnr,
     within_rounding,
 )
 
@@ -42,6 +43,18 @@ def test_equal_outputs() -> None:
         found = difference([tensor], [tensor.clone()])
         assert (found.max_abs, found.relative, found.sqnr, str(found)) == (0, 0, math.inf, "equal")
         assert found.cosine == pytest.approx(1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_the_fast_ratio_is_the_same_ratio(dtype: torch.dtype) -> None:
+    a = torch.randn(50, 7, generator=torch.Generator().manual_seed(0))
+    b = (a + 0.01 * torch.randn(50, 7, generator=torch.Generator().manual_seed(1))).to(dtype)
+    a = a.to(dtype)
+    assert sqnr(a, b) == pytest.approx(difference([a], [b]).sqnr, rel=1e-5)
+    assert (sqnr(a, a), sqnr(a * 0, b)) == (math.inf, -math.inf)
+    hidden = a.clone()
+    hidden[0] = -math.inf
+    assert sqnr(hidden, b) == difference([hidden], [b]).sqnr
 
 
 def test_something_against_nothing() -> None:

@@ -18,6 +18,7 @@ HEAD = 64
 """Bytes before the first constant: a name, the size and a checksum, by which a library knows its weights."""
 
 _NAME = b"tersor1\0"
+_FORMAT = "<8sQII"
 
 
 @dataclass
@@ -45,13 +46,13 @@ class Blob:
 
     @property
     def checksum(self) -> int:
-        """The CRC-32 of all constants."""
-        total = 0
+        """The CRC-32 of all that follows it: what fills up the head, and the constants."""
+        total = zlib.crc32(bytes(HEAD - struct.calcsize(_FORMAT)))
         for chunk in self.chunks:
             total = zlib.crc32(chunk, total)
         return total
 
     def to_bytes(self) -> bytes:
         """Everything, in order, behind its head."""
-        head = struct.pack("<8sQII", _NAME, self.size, self.checksum, 0)
+        head = struct.pack(_FORMAT, _NAME, self.size, self.checksum, 0)
         return b"".join([head.ljust(HEAD, b"\0"), *self.chunks])

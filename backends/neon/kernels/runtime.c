@@ -74,7 +74,7 @@ int tersor_is_whole(const void *weights, const tersor_weights_head *head)
     uint32_t sum = 0xFFFFFFFF;
     if (!tersor_has_head(weights, head))
         return 0;
-    for (uint64_t i = TERSOR_WEIGHTS_HEAD; i < head->size; i++) {
+    for (uint64_t i = sizeof *head; i < head->size; i++) {
         sum = (sum >> 4) ^ table[(sum ^ bytes[i]) & 15];
         sum = (sum >> 4) ^ table[(sum ^ (uint32_t)(bytes[i] >> 4)) & 15];
     }

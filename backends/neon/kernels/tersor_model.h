@@ -23,9 +23,8 @@ typedef struct {
     size_t arena_size;
 } tersor_variant;
 
-/* What weights.bin begins with; `checksum` is the CRC-32 of what follows TERSOR_WEIGHTS_HEAD bytes. */
+/* What weights.bin begins with; `checksum` is the CRC-32 of all that follows this. */
 #define TERSOR_WEIGHTS "tersor1"
-#define TERSOR_WEIGHTS_HEAD 64
 typedef struct {
     char name[8];
     uint64_t size;

@@ -31,6 +31,7 @@ from .support import FLOAT_ONLY
 _SUFFIX = re.compile(r"(_token_\d+|/duplicated.*|_nhwc|_quant)$")
 _KERNELS = re.compile(r"QLinear\w+|QGemm|QAttention|MatMulInteger\w*|ConvInteger|DynamicQuantize\w+")
 _FLOAT_RESULT = re.compile(r"MatMulIntegerToFloat|DynamicQuantizeMatMul")
+_MOVES = frozenset({"Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Gather", "Concat", "Identity"})
 _HIDDEN = (FAKE_QUANTIZE, FAKE_QUANTIZE_BIAS, FAKE_QUANTIZE_BLOCKS, FAKE_QUANTIZE_DYNAMIC, operator.getitem)
 _INTEGERS = frozenset({onnx.TensorProto.INT8, onnx.TensorProto.UINT8})
 
@@ -63,11 +64,13 @@ def optimized(model: Path) -> onnx.GraphProto:
 def integer_kernels(graph: onnx.GraphProto) -> dict[str, bool]:
     """Operators by the names that they had before fusion: whether an integer kernel runs them.
 
-    Where one became several, it is integer if one of them is; quantizing and dequantizing do not count.
+    Where one became several, it is integer if one of them is; quantizing and dequantizing do not count, and what only
+    moves values does not where another of them computes.
     """
     stored = {tensor.name for tensor in graph.initializer if tensor.data_type in _INTEGERS}
     moving: set[str] = set()
     kernels: dict[str, bool] = {}
+    computing: set[str] = set()
     for node in graph.node:
         if node.op_type == "QuantizeLinear":
             moving.update(node.output)
@@ -78,7 +81,11 @@ def integer_kernels(graph: onnx.GraphProto) -> dict[str, bool]:
         if integer and not _gives_float(node):
             moving.update(name for name in node.output if name not in stored)
         for name in {origin_of(node.name), *map(origin_of, node.output)}:
-            kernels[name] = kernels.get(name, False) or integer
+            if node.op_type not in _MOVES and name not in computing:
+                computing.add(name)
+                kernels[name] = integer
+            elif node.op_type not in _MOVES or name not in computing:
+                kernels[name] = kernels.get(name, False) or integer
     return kernels
 
 

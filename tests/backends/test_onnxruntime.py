@@ -20,8 +20,10 @@ from tersor.backends.onnxruntime.backend import OnnxRuntime
 from tersor.frontends.torch_export import trace
 from tersor.ir.errors import ArchiveError, LoweringError, SignatureError
 from tersor.ir.program import Program
+from tersor.lowering import lower
 from tersor.passes.quantization.calibrate import Calibrate
 from tersor.passes.quantization.insert_fake_quant import InsertFakeQuant
+from tersor.passes.quantization.quantize import Quantize
 
 
 class Net(nn.Module):
@@ -194,6 +196,26 @@ def test_the_audit_says_what_onnx_runtime_made(quantized: Program, tmp_path: Pat
     assert rows["gelu"].reason == "ONNX Runtime has no integer kernel for Gelu on x86"
     assert rows["conv2d"].macs == quantized.cost().nodes["conv2d"].macs > 0
     assert artifact.report.integer_share == 1.0
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+def test_a_float_kernel_is_not_integer_because_its_result_is_moved_in_integers(
+    kind: type[nn.Module], tmp_path: Path
+) -> None:
+    class Recurrent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.head = kind(8, 16, batch_first=True), nn.Linear(16, 3)
+
+        def forward(self, x: Tensor) -> Any:
+            return self.head(self.layer(x)[0])
+
+    torch.manual_seed(0)
+    x = torch.randn(2, 10, 8)
+    report = lower(Quantize(calibration=[x])(trace(Recurrent(), x)), "onnxruntime", tmp_path).report
+    gates = {nn.LSTM: 4, nn.GRU: 3, nn.RNN: 1}[kind]
+    recurrent, linear = 20 * gates * 16 * (8 + 16), 20 * 16 * 3
+    assert report.integer_share == pytest.approx(linear / (linear + recurrent))
 
 
 def test_the_audit_of_a_float_program_holds_no_integer(floats: Program, tmp_path: Path) -> None:

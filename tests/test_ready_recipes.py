@@ -123,12 +123,12 @@ def test_language_model(tmp_path: Path) -> None:
     ts.lower(found, "onnxruntime", tmp_path)
 
 
-def deepseek() -> tuple[ts.Program, list[Any]]:
+def deepseek(query_rank: int | None = 16) -> tuple[ts.Program, list[Any]]:
     transformers = pytest.importorskip("transformers")
     config = transformers.DeepseekV3Config(
         vocab_size=50, hidden_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=4,
         intermediate_size=64, moe_intermediate_size=32, n_routed_experts=8, n_group=2, topk_group=1,
-        num_experts_per_tok=2, first_k_dense_replace=1, q_lora_rank=16, kv_lora_rank=16, qk_rope_head_dim=8,
+        num_experts_per_tok=2, first_k_dense_replace=1, q_lora_rank=query_rank, kv_lora_rank=16, qk_rope_head_dim=8,
         qk_nope_head_dim=8, v_head_dim=8, max_position_embeddings=32,
     )  # fmt: skip
     torch.manual_seed(0)
@@ -160,6 +160,12 @@ def test_mixture_of_experts(tmp_path: Path) -> None:
     with torch.no_grad():
         ours, theirs = found(**batches[0]).logits, artifact.run(**batches[0])["logits"]
     assert torch.allclose(ours, theirs, atol=1e-2)
+
+
+def test_mixture_of_experts_whose_queries_are_not_compressed() -> None:
+    program, batches = deepseek(query_rank=None)
+    after = follow("moe_deepseek", program, calibration=batches).tensors()
+    assert after["model.layers.0.self_attn.kv_a_layernorm.weight"].shape[0] == 12
 
 
 def test_router_frequency_counts_the_choices_of_the_router() -> None:

@@ -21,7 +21,6 @@ from ..base import Unsupported
 from ..grids import grids, integer_nodes
 from . import (  # noqa: F401  # they fill the table of rules
     activations,
-    attention,
     block_quantization,
     contractions,
     creation,

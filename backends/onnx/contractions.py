@@ -15,6 +15,7 @@ from .builder import Builder, Value
 from .convolution_forms import CONVOLUTION, blocks_of_pixels, padded
 from .dtypes import element_type, tensor_proto
 from .dynamic_quantization import dynamic_linear
+from .normalization import softmax_or_zeros
 from .quantization import constant_on_grid
 from .registry import Refusal, rule
 
@@ -228,10 +229,8 @@ def _masked_softmax(b: Builder, scores: str, mask: Value | None, dtype: torch.dt
     """ATen gives zeros where a whole row is masked, for which ONNX's softmax gives NaN."""
     if mask is None:
         return b.op("Softmax", scores, axis=-1)
-    weights = b.op("Softmax", b.op("Add", scores, _additive(b, mask, dtype)), axis=-1)
-    if _shows_every_row(b, mask):
-        return weights
-    return b.op("Where", b.op("IsNaN", weights), b.number(0, dtype), weights)
+    masked = b.op("Add", scores, _additive(b, mask, dtype))
+    return b.op("Softmax", masked, axis=-1) if _shows_every_row(b, mask) else softmax_or_zeros(b, masked, dtype)
 
 
 def _additive(b: Builder, mask: Value, dtype: torch.dtype) -> str:

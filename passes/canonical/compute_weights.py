@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, fx, nn
 
 from tersor.ir.movement import SELECTIONS
-from tersor.ir.program import REPLACES, Program
+from tersor.ir.program import Program
 from tersor.ir.shapes import KEY
 
-from .constant_folding import repeatable
+from .constant_folding import computed, repeatable, stand_in
 from .equal_calls import merge_equal_calls
 
 aten = torch.ops.aten
@@ -116,26 +116,19 @@ class _Formulas:
 
     def store(self, node: fx.Node, values: dict[fx.Node, Any]) -> None:
         """Compute a formula, and read its value as a tensor of the program; `values` holds what is known already."""
-        with torch.no_grad():
-            for part in self.parts(node):
-                if part not in values:
-                    values[part] = self._value(part, values)
+        for part in self.parts(node):
+            if part not in values:
+                values[part] = self._value(part, values)
         value = values[node].clone(memory_format=torch.contiguous_format)
         trained = [self.parameters[key].requires_grad for key in self.reads[node] & self.parameters.keys()]
         if trained and (value.is_floating_point() or value.is_complex()):
             value = nn.Parameter(value, any(trained))
-        name = self.program.add_tensor(self._name(node), value)
-        with self.program.graph.inserting_before(node):
-            read = self.program.graph.get_attr(name)
-        read.meta = {**node.meta, REPLACES: node.meta.get(REPLACES, node.name)}
-        node.replace_all_uses_with(read, lambda user: user not in self.reads)
+        stand_in(self.program, node, self._name(node), value, self.reads)
 
     def _value(self, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
         if node.op == "get_attr":
             return self.program.tensor(str(node.target))
-        target: Any = node.target
-        args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda source: values[source])
-        return target(*args, **kwargs)
+        return computed(node, values.__getitem__)
 
     def _name(self, node: fx.Node) -> str:
         """What the weight was called before it was parametrized, else the node's name."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable, Container
 from typing import Any
 
 import torch
@@ -47,7 +48,7 @@ class Constants:
             if not isinstance(tensor, nn.Parameter):
                 self.values[node] = tensor
         elif node.op == "call_function" and self._inputs_known(node) and repeatable(node) and self._fits(node):
-            self.values[node] = self._compute(node)
+            self.values[node] = computed(node, self._value)
 
     def store(self) -> int:
         """Give every constant that other nodes use a buffer of its own; returns how many calls that replaces."""
@@ -55,15 +56,9 @@ class Constants:
         for node in folded:
             value = self.values[node]
             if isinstance(value, Tensor) and any(user not in self.values for user in node.users):
-                self._store(node, value)
+                stored = value.clone(memory_format=torch.contiguous_format)
+                stand_in(self.program, node, node.name, stored, self.values)
         return len(folded)
-
-    def _store(self, node: fx.Node, value: Tensor) -> None:
-        name = self.program.add_tensor(node.name, value.clone(memory_format=torch.contiguous_format))
-        with self.program.graph.inserting_before(node):
-            read = self.program.graph.get_attr(name)
-        read.meta = {**node.meta, REPLACES: node.meta.get(REPLACES, node.name)}
-        node.replace_all_uses_with(read, lambda user: user not in self.values)
 
     def _inputs_known(self, node: fx.Node) -> bool:
         return node.target in _READS_SIZES_ONLY or all(source in self.values for source in node.all_input_nodes)
@@ -77,15 +72,6 @@ class Constants:
         given = sum(value.nbytes for value in sources if isinstance(value, Tensor))
         return node.target is operator.getitem or sum(value.nbytes for value in results) <= max(self.growth, given)
 
-    def _compute(self, node: fx.Node) -> Any:
-        target: Any = node.target
-        args, kwargs = fx.node.map_arg((node.args, node.kwargs), self._value)
-        try:
-            with torch.no_grad():
-                return target(*args, **kwargs)
-        except Exception as error:  # whatever the operator raises, it raises in every run
-            raise PassError(f"computing it from constants failed: {error}", node=node) from error
-
     def _value(self, node: fx.Node) -> Any:
         if node in self.values:
             return self.values[node]
@@ -93,6 +79,29 @@ class Constants:
         # A size that changes is one that the result, whose sizes are known, does not depend on: new_ones(x, [1]).
         sizes = [size if type(size) is int else 1 for size in fake.shape]
         return torch.empty((), dtype=fake.dtype, device=fake.device).expand(sizes)
+
+
+def computed(node: fx.Node, value_of: Callable[[fx.Node], Any]) -> Any:
+    """What a call gives for the values of its inputs. Raises PassError where its operator raises anything."""
+    target: Any = node.target
+    args, kwargs = fx.node.map_arg((node.args, node.kwargs), value_of)
+    try:
+        with torch.no_grad():
+            return target(*args, **kwargs)
+    except Exception as error:  # whatever the operator raises, it raises in every run
+        raise PassError(f"computing it from constants failed: {error}", node=node) from error
+
+
+def stand_in(program: Program, node: fx.Node, name: str, value: Tensor, known: Container[fx.Node]) -> None:
+    """Let a tensor of the program, stored under a name like the one given, stand for a node wherever it is read.
+
+    known: the nodes whose values are known too, which go on reading the node itself until they are gone.
+    """
+    stored = program.add_tensor(name, value)
+    with program.graph.inserting_before(node):
+        read = program.graph.get_attr(stored)
+    read.meta = {**node.meta, REPLACES: node.meta.get(REPLACES, node.name)}
+    node.replace_all_uses_with(read, lambda user: user not in known)
 
 
 def _static(value: Tensor) -> bool:

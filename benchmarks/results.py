@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tersor import environment
+from tersor.backends import processor
 
 FOLDER = Path(__file__).parent / "results"
 _PACKAGES = ("tersor", "torch", "onnx", "onnxruntime", "transformers", "numpy")
@@ -57,7 +58,7 @@ def _json(row: Row) -> dict[str, object]:
 
 def machine() -> dict[str, object]:
     """The processor, and whether it has the 8-bit dot products that integer speed hangs on."""
-    fields = environment.processor()
+    fields = processor.processor()
     flags = fields.get("flags", "").split()
     name = fields.get("model name", platform.processor())
     bfloat16 = "amx_bf16" in flags or "avx512_bf16" in flags
@@ -65,7 +66,7 @@ def machine() -> dict[str, object]:
         "cpu": name,
         "cores": os.cpu_count(),
         "avx2": "avx2" in flags,
-        "vnni": environment.has_vnni(),
+        "vnni": processor.has_vnni(),
         "bfloat16": bfloat16,
     }
 

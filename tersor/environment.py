@@ -6,7 +6,8 @@ import os
 import platform
 from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
+
+from tersor.backends.processor import processor
 
 PACKAGES = ("tersor", "torch", "onnx", "onnxruntime", "numpy")
 
@@ -30,18 +31,3 @@ def machine() -> dict[str, str]:
         "cores": str(cores),
         "system": f"{platform.system()} {platform.machine()}",
     }
-
-
-def has_vnni() -> bool:
-    """Whether an x86 processor sums products of uint8 and int8 without saturation."""
-    flags = processor().get("flags", "").split()
-    return "avx512_vnni" in flags or "avx_vnni" in flags
-
-
-def processor() -> dict[str, str]:
-    """What Linux says of the processor, `model name` and `flags` for instance; of the last core where they differ."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return {}
-    return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}

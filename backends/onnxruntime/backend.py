@@ -16,7 +16,7 @@ from tersor.passes.preferences import Multiples, Preferences
 from ..base import Artifact, Backend, Unsupported
 from ..layer_costs import LayerCosts
 from ..manifest import read_manifest
-from .processor import has_amx
+from ..processor import has_amx
 from .support import unsupported_nodes
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ from tersor.backends.onnx.builder import OnnxOptions
 from tersor.backends.onnx.convolution_forms import blocks_of_pixels
 from tersor.backends.onnx.emit import emit_model
 from tersor.backends.onnxruntime.backend import OnnxRuntime
-from tersor.backends.onnxruntime.processor import has_amx
+from tersor.backends.processor import has_amx
 from tersor.frontends.torch_export import trace
 from tersor.ir.program import Program
 from tersor.ir.quantization import INT4, INT8, Scheme

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from tersor.backends.onnxruntime.backend import OnnxRuntime
-from tersor.environment import has_vnni
+from tersor.backends.processor import has_vnni
 from tersor.frontends.torch_export import trace
 from tersor.ir.program import Program
 from tersor.ir.quantization import Observer

@@ -16,6 +16,12 @@ from tersor.ir.program import Program
 TEXT: dict[str, Any] = {
     "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64, "vocab_size": 50,
 }  # fmt: skip
+EXPERTS: dict[str, Any] = {
+    "moe_intermediate_size": 16, "n_routed_experts": 8, "n_group": 2, "topk_group": 1, "num_experts_per_tok": 2,
+    "first_k_dense_replace": 1, "q_lora_rank": 8, "kv_lora_rank": 8, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8,
+    "v_head_dim": 8,
+}  # fmt: skip
+"""DeepSeek-V3's, and its low-rank attention."""
 
 
 def resnet() -> nn.Module:
@@ -44,12 +50,7 @@ def llama() -> nn.Module:
 
 
 def deepseek() -> nn.Module:
-    config = tf.DeepseekV3Config(
-        **TEXT, num_key_value_heads=2, moe_intermediate_size=16, n_routed_experts=8, n_group=2, topk_group=1,
-        num_experts_per_tok=2, first_k_dense_replace=1, q_lora_rank=8, kv_lora_rank=8, qk_rope_head_dim=8,
-        qk_nope_head_dim=8, v_head_dim=8,
-    )  # fmt: skip
-    return tf.DeepseekV3ForCausalLM(config)
+    return tf.DeepseekV3ForCausalLM(tf.DeepseekV3Config(**TEXT, num_key_value_heads=2, **EXPERTS))
 
 
 MODELS: dict[str, Callable[[], nn.Module]] = {

@@ -17,16 +17,13 @@ from tersor.passes.integer.lower_to_integer import LowerToInteger
 from tersor.passes.quantization.placement import Coverage
 from tersor.passes.quantization.quantize import Quantize
 
+from ...small_transformers import EXPERTS
 from .lockstep import lockstep
 
 IMAGES: dict[str, tuple[int, ...]] = {"pixel_values": (2, 3, 32, 32)}
 TOKENS: dict[str, tuple[int, ...]] = {"input_ids": (2, 8)}
 _MLP = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
-_EXPERTS = {
-    "moe_intermediate_size": 16, "n_routed_experts": 8, "n_group": 2, "topk_group": 1, "num_experts_per_tok": 2,
-    "first_k_dense_replace": 0, "q_lora_rank": 8, "kv_lora_rank": 8, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8,
-    "v_head_dim": 8, "num_key_value_heads": 2,
-}  # fmt: skip
+_EXPERTS = {**EXPERTS, "first_k_dense_replace": 0, "num_key_value_heads": 2}
 MODELS: dict[str, tuple[str, str, dict[str, Any], dict[str, tuple[int, ...]]]] = {
     "resnet": (
         "ResNetForImageClassification", "ResNetConfig",

@@ -9,6 +9,8 @@ import torch
 import transformers as tf
 from torch import Tensor, nn
 
+from ...small_transformers import EXPERTS
+
 Case = tuple[nn.Module, tuple[Any, ...], dict[str, Any]]
 Make = Callable[[], Case]
 
@@ -69,12 +71,7 @@ def wav2vec2() -> Case:
 
 
 def deepseek() -> nn.Module:
-    config = tf.DeepseekV3Config(
-        **{**TEXT, "num_key_value_heads": 4}, moe_intermediate_size=16, n_routed_experts=8, n_group=2, topk_group=1,
-        num_experts_per_tok=2, first_k_dense_replace=1, q_lora_rank=8, kv_lora_rank=8, qk_rope_head_dim=8,
-        qk_nope_head_dim=8, v_head_dim=8,
-    )  # fmt: skip
-    return tf.DeepseekV3ForCausalLM(config)
+    return tf.DeepseekV3ForCausalLM(tf.DeepseekV3Config(**{**TEXT, "num_key_value_heads": 4}, **EXPERTS))
 
 
 def distilbert() -> nn.Module:

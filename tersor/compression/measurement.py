@@ -139,9 +139,8 @@ def _by_layer(found: LayerCosts, prepared: Program, program: Program) -> dict[st
     """
     nodes = {node.name: node for node in prepared.graph.nodes}
     products = [node for node in program.graph.nodes if node.target in MULTIPLIES]
-    own = {
-        str(node.meta.get(REPLACES, node.name)): node.name for node in products
-    }  # a folded norm stands for its layer
+    # A convolution into which a norm was folded goes by the norm's name.
+    own = {str(node.meta.get(REPLACES, node.name)): node.name for node in products}
     layers: dict[str, float] = defaultdict(float)
     for name, cost in found.nodes.items():
         layer = _layer(nodes[name]) if name in nodes else name

@@ -5,8 +5,12 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
+import torch
 from torch import fx
 from torch._ops import OpOverload
+
+aten = torch.ops.aten
+PADS = frozenset({aten.constant_pad_nd.default, aten.pad.default})
 
 
 @cache
@@ -52,3 +56,11 @@ def set_argument(node: fx.Node, name: str, value: Any) -> None:
 def arguments(node: fx.Node) -> dict[str, Any]:
     """Every argument by name, in the order of the schema."""
     return {name: argument(node, name) for name in defaults(node.target)}
+
+
+def padded_with(node: fx.Node) -> float | None:
+    """The number that a pad adds; None where it adds values of its input, and for any other call."""
+    if node.target not in PADS or (node.target is aten.pad.default and argument(node, "mode") != "constant"):
+        return None
+    value = argument(node, "value") or 0
+    return value if isinstance(value, int | float) else None

@@ -9,6 +9,7 @@ from tersor.ir.integer_operators import DEQUANTIZE, INT_LINEAR, QUANTIZE, REQUAN
 from tersor.ir.origin import Origin
 from tersor.ir.program import Program
 from tersor.ir.shapes import KEY
+from tersor.passes.arguments import PADS, padded_with
 from tersor.passes.integer.float_islands import float_islands
 from tersor.passes.quantization.placement import operator_of
 
@@ -16,7 +17,7 @@ from ..base import Unsupported
 from .numbers import BYTES, misused
 from .numbers import sources as numbers_of
 from .rules import ACCUMULATORS, RULES
-from .views import CASTS, CHOICES, MOVEMENTS, PADS, padded_with
+from .views import CASTS, CHOICES, MOVEMENTS
 
 _ALIGNED = "give Quantize(..., coverage=Coverage.EVERYTHING)"
 _HINTS = dict.fromkeys(

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, fx
 
 from tersor.ir.integer_operators import INT_RESIZE_NEAREST
+from tersor.passes.arguments import PADS, padded_with
 
 from .layout import Layout, Offsets
 
@@ -95,20 +96,6 @@ def moved(node: fx.Node, read: Callable[[fx.Node], Any]) -> Any:
     if isinstance(result, Tensor):
         return result.to(torch.int64).numpy()
     return [part.to(torch.int64).numpy() for part in result]
-
-
-PADS = frozenset({aten.constant_pad_nd.default, aten.pad.default})
-
-
-def padded_with(node: fx.Node) -> int | float | None:
-    """The constant that a pad adds; None where it adds values of its input."""
-    given = [*node.args[2:]]
-    if node.target is aten.pad.default:
-        mode = given.pop(0) if given else node.kwargs.get("mode", "constant")
-        if mode != "constant":
-            return None
-    value = given[0] if given else node.kwargs.get("value")
-    return value if isinstance(value, int | float) else 0
 
 
 def _tensors(value: Any) -> Any:

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from tersor.ir.operators import FAKE_QUANTIZE
 from tersor.ir.program import Program
 from tersor.ir.shapes import KEY
-from tersor.passes.arguments import argument, spatial
+from tersor.passes.arguments import argument, padded_with, spatial
 
 from .builder import Builder, Value
 
@@ -102,9 +102,7 @@ def padded(node: fx.Node) -> Padded:
 
 def _zeros_around(node: fx.Node) -> list[int] | None:
     """What a node pads its input with in two dimensions, at the left, right, top and bottom; None where it does not."""
-    if node.target not in (aten.constant_pad_nd.default, aten.pad.default) or argument(node, "value"):
-        return None
-    if node.target is aten.pad.default and argument(node, "mode") != "constant":
+    if padded_with(node) != 0:
         return None
     sizes = list(argument(node, "pad"))
     sizes += [0] * (4 - len(sizes))

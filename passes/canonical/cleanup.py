@@ -9,7 +9,7 @@ from torch import fx
 
 from tersor.ir.shapes import KEY, infer, same
 
-from ..arguments import argument, set_argument
+from ..arguments import PADS, argument, padded_with, set_argument
 from .rules import Context, Rule
 
 aten = torch.ops.aten
@@ -171,12 +171,10 @@ def _each_axis(value: Any, spatial: int) -> list[int]:
 
 def _zeros_around(node: fx.Node, spatial: int) -> list[int] | None:
     """How many zeros a pad adds at both ends of each spatial axis, first axis first; None for any other call."""
-    if node.target not in (aten.pad.default, aten.constant_pad_nd.default):
-        return None
-    if node.target is aten.pad.default and argument(node, "mode") != "constant":
+    if padded_with(node) != 0:
         return None
     amounts = argument(node, "pad")
-    if argument(node, "value") not in (None, 0) or not all(type(n) is int and n >= 0 for n in amounts):
+    if not all(type(n) is int and n >= 0 for n in amounts):
         return None
     pairs = list(zip(amounts[::2], amounts[1::2], strict=True))
     if any(low != high for low, high in pairs) or any(low for low, _ in pairs[spatial:]):
@@ -241,7 +239,7 @@ TABLE: tuple[tuple[str, Rule, tuple[Any, ...]], ...] = (
     ("reshapes merged", undone_reshape, tuple(KEEPS_ORDER)),
     ("reshapes merged", merge_reshape, (aten.reshape.default,)),
     ("permutations merged", merge_permute, (aten.permute.default, aten.transpose.int)),
-    ("pads of nothing removed", no_padding, (aten.pad.default, aten.constant_pad_nd.default)),
+    ("pads of nothing removed", no_padding, tuple(PADS)),
     ("paddings in numbers", padding_in_numbers, tuple(_WITH_NUMBERS)),
     ("pads folded", pad_into_convolution(1), (aten.conv1d.default,)),
     ("pads folded", pad_into_convolution(2), (aten.conv2d.default,)),

@@ -15,6 +15,7 @@ from tersor.ir.operators import FAKE_QUANTIZE, OBSERVE
 from tersor.ir.program import Program
 from tersor.ir.shapes import KEY
 
+from ..arguments import PADS, padded_with
 from .elementwise import is_unary
 
 aten = torch.ops.aten
@@ -110,7 +111,7 @@ _ROLES: dict[object, Role] = {
         Role.LOOKUP,
     ),
     **dict.fromkeys((aten.cat.default, aten.stack.default), Role.JOIN),
-    **dict.fromkeys((*SELECTIONS, aten.constant_pad_nd.default, aten.pad.default), Role.MOVE),
+    **dict.fromkeys((*SELECTIONS, *PADS), Role.MOVE),
     aten.masked_fill.Scalar: Role.HIDE,
     **dict.fromkeys((aten.relu.default, aten.hardtanh.default, aten.clamp.default, aten.relu6.default), Role.CLAMP),
 }
@@ -273,8 +274,7 @@ def _is_global_pool(program: Program, node: fx.Node) -> bool:
 
 
 def _pads_with_zero(program: Program, node: fx.Node) -> bool:
-    rest = [*node.args[2:], *node.kwargs.values()]
-    return all(value in (0, 0.0, None, "constant") for value in rest)
+    return padded_with(node) == 0
 
 
 def _normalizes_each_image(program: Program, node: fx.Node) -> bool:

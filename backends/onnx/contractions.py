@@ -230,7 +230,12 @@ def _masked_softmax(b: Builder, scores: str, mask: Value | None, dtype: torch.dt
     if mask is None:
         return b.op("Softmax", scores, axis=-1)
     masked = b.op("Add", scores, _additive(b, mask, dtype))
-    return b.op("Softmax", masked, axis=-1) if _shows_every_row(b, mask) else softmax_or_zeros(b, masked, dtype)
+    if _shows_every_row(b, mask):
+        return b.op("Softmax", masked, axis=-1)
+    if not b.options.half_attention:
+        return softmax_or_zeros(b, masked, dtype)
+    weights = b.op("Softmax", masked, axis=-1)  # the form that TensorRT takes into its kernel, which hides any NaN
+    return b.op("Where", b.op("IsNaN", weights), b.number(0, dtype), weights)
 
 
 def _additive(b: Builder, mask: Value, dtype: torch.dtype) -> str:

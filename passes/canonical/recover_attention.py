@@ -8,8 +8,8 @@
     %matmul_1 = matmul(%softmax, %v)
 
 The scale may stand at the product or be shared between its operands. A mask is added, or put in as minus infinity. A
-row whose every column is hidden by minus infinity is NaN as written, unless NaN is replaced by zero there; as one
-operator it is zero.
+row whose every column is hidden by minus infinity is NaN as written, unless it is replaced by zero, where the result is
+NaN or where the greatest score is minus infinity; as one operator it is zero.
 """
 
 from __future__ import annotations
@@ -76,24 +76,35 @@ def attention(context: Context, node: fx.Node) -> fx.Node | None:
 
 
 def _scores(context: Context, weights: Any, user: fx.Node) -> fx.Node | None:
-    """What the softmax is of, whether NaN in its result becomes zero or not; None where there is none."""
+    """What the softmax is of, whether rows that are hidden as a whole become zero or not; None where there is none."""
+    softmax, guard = weights, set[fx.Node]()
     fill = filled(context, weights) if isinstance(weights, fx.Node) else None
-    users = {user}
-    if fill is not None and fill.number == 0 and fill.where and fill.condition.target is aten.isnan.default:
-        if fill.condition.args[0] is not fill.source or len(weights.users) > 1 or len(fill.condition.users) > 1:
-            return None
-        users, weights = {weights, fill.condition}, fill.source
-    if not isinstance(weights, fx.Node) or weights.target not in _SOFTMAX or set(weights.users) != users:
+    if fill is not None and fill.number == 0 and fill.where and set(weights.users) == {user}:
+        softmax, guard, user = fill.source, _guard(fill), weights
+    if not isinstance(softmax, fx.Node) or softmax.target not in _SOFTMAX or set(softmax.users) - guard != {user}:
         return None
-    source: Any = weights.args[0]
-    last = argument(weights, "dim") in (-1, weights.meta[KEY].dim() - 1)
-    return source if last and context.same_type(source, weights) else None
+    scores: Any = softmax.args[0]
+    last = argument(softmax, "dim") in (-1, softmax.meta[KEY].dim() - 1)
+    alone = set(scores.users) - guard == {softmax}
+    return scores if last and alone and context.same_type(scores, softmax) else None
+
+
+def _guard(fill: Filled) -> set[fx.Node]:
+    """What asks for the hidden rows of a softmax: its result for NaN, or its input for the greatest of each row."""
+    softmax, asks = fill.source, fill.condition
+    read: Any = asks.args[0] if asks.args else None
+    guard = {asks}
+    if asks.target is aten.eq.Scalar and asks.args[1] == -math.inf and read.target is aten.amax.default:
+        dims, rank = argument(read, "dim"), softmax.meta[KEY].dim()
+        whole = read.args[0] is softmax.args[0] and dims in ([-1], [rank - 1]) and argument(read, "keepdim")
+        guard.add(read)
+    else:
+        whole = asks.target is aten.isnan.default and read is softmax
+    return guard if whole and all(len(node.users) == 1 for node in guard) else set()
 
 
 def _masks(context: Context, scores: fx.Node) -> list[tuple[fx.Node, Any]]:
     """The ways to read scores as logits and a mask: a float one is added, a boolean one is true where to look."""
-    if len(scores.users) > 1:
-        return []
     ways: list[tuple[fx.Node, Any]] = [(scores, None)]
     fill = filled(context, scores)
     if fill is not None and fill.number == -math.inf and len(fill.source.users) == 1:

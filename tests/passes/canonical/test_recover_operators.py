@@ -255,6 +255,11 @@ def safe(x: Tensor) -> Tensor:
     return torch.where(torch.isnan(weights), torch.zeros(()), weights)
 
 
+def shown(x: Tensor, dim: int = -1) -> Tensor:
+    """Softmax with zeros for rows whose greatest score hides, so that a NaN of another kind shows."""
+    return torch.where(x.amax(dim, keepdim=True) == -math.inf, torch.zeros(()), torch.softmax(x, -1))
+
+
 SCALE = 1 / math.sqrt(8)
 MASK = randn(5, 6)
 SEEN = torch.ones(5, 6).tril() > 0
@@ -274,6 +279,7 @@ ATTENTION: dict[str, tuple[Function, tuple[Tensor, ...], str]] = {
         (SEEN,),
         "%inputs_3, scale=0.2",
     ),
+    "shown": (lambda m, q, k, v, a: shown(product(q, k) * 0.2 + a) @ v, (MASK,), "%inputs_3, scale=0.2"),
     "filled": (
         lambda m, q, k, v, s: torch.softmax((product(q, k) * 0.2).masked_fill(~s, -math.inf), -1) @ v,
         (SEEN,),
@@ -295,6 +301,18 @@ def test_attention(name: str) -> None:
     assert found[-1] == "scaled_dot_product_attention"
     assert not {"softmax.int", "matmul", "permute", "mul.Tensor", "add.Tensor"} & set(found)
     assert text in str(Canonicalize()(program))
+
+
+def test_zeros_that_other_questions_put_in_keep_attention_as_written() -> None:
+    square = randn(1, 2, 6, 8)
+    columns = program_of(lambda m, q, k, v, a: shown(product(q, k) + a, -2) @ v, square, square, square, MASK[:1])
+    hidden = torch.zeros(6, 6, dtype=torch.bool)
+    given = program_of(
+        lambda m, q, k, v, s: torch.where(s, torch.zeros(()), torch.softmax(product(q, k), -1)) @ v,
+        square, square, square, hidden,
+    )  # fmt: skip
+    for program in (columns, given):
+        assert "softmax.int" in recovered(program, Canonicalize())
 
 
 def test_attention_of_three_axes_and_of_batched_products() -> None:

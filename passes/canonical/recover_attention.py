@@ -79,8 +79,11 @@ def _scores(context: Context, weights: Any, user: fx.Node) -> fx.Node | None:
     """What the softmax is of, whether rows that are hidden as a whole become zero or not; None where there is none."""
     softmax, guard = weights, set[fx.Node]()
     fill = filled(context, weights) if isinstance(weights, fx.Node) else None
-    if fill is not None and fill.number == 0 and fill.where and set(weights.users) == {user}:
-        softmax, guard, user = fill.source, _guard(fill), weights
+    if fill is not None:
+        softmax, guard = fill.source, _guard(fill)
+        if not guard or set(weights.users) != {user}:
+            return None
+        user = weights
     if not isinstance(softmax, fx.Node) or softmax.target not in _SOFTMAX or set(softmax.users) - guard != {user}:
         return None
     scores: Any = softmax.args[0]
@@ -90,8 +93,13 @@ def _scores(context: Context, weights: Any, user: fx.Node) -> fx.Node | None:
 
 
 def _guard(fill: Filled) -> set[fx.Node]:
-    """What asks for the hidden rows of a softmax: its result for NaN, or its input for the greatest of each row."""
+    """What asks where to put zeros: the result of a softmax for NaN, or its input for the greatest of each row.
+
+    Empty where zeros, or other numbers, are put in for another reason.
+    """
     softmax, asks = fill.source, fill.condition
+    if softmax.target not in _SOFTMAX or fill.number != 0 or not fill.where:
+        return set()
     read: Any = asks.args[0] if asks.args else None
     guard = {asks}
     if asks.target is aten.eq.Scalar and asks.args[1] == -math.inf and read.target is aten.amax.default:

@@ -313,6 +313,10 @@ def test_zeros_that_other_questions_put_in_keep_attention_as_written() -> None:
     )  # fmt: skip
     for program in (columns, given):
         assert "softmax.int" in recovered(program, Canonicalize())
+    no_softmax = program_of(
+        lambda m, x, v: torch.where(x.amax(-1, keepdim=True) == -math.inf, torch.zeros(()), x) @ v, square, square.mT
+    )
+    assert "matmul" in recovered(no_softmax, Canonicalize())
 
 
 def test_attention_of_three_axes_and_of_batched_products() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -299,6 +301,17 @@ def test_an_interrupt_is_not_a_traceback(run: Run, monkeypatch: pytest.MonkeyPat
     code, _, errors = run("show", "zoo:model")
     assert code == 130
     assert "interrupted" in errors
+
+
+@pytest.mark.parametrize("verb", [("targets",), ("passes", "--json")])
+def test_a_reader_that_stops_reading_is_no_failed_check(verb: tuple[str, ...]) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as nobody:
+        done = subprocess.run(
+            [sys.executable, "-m", "tersor", *verb], stdout=nobody, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert (done.returncode, done.stderr) == (141, "")
 
 
 TRAINED = """

@@ -1,7 +1,11 @@
-"""The command line. Exit codes: 0 all well, 1 a check did not hold, 2 wrong usage, 3 an error, 130 interrupted."""
+"""The command line.
+
+Exit codes: 0 all well, 1 a check did not hold, 2 wrong usage, 3 an error, 130 interrupted, 141 nobody reads the output.
+"""
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -16,7 +20,7 @@ from .comparing import bench, verify
 from .compressing import compress, plan
 from .examining import analyze, show
 from .listing import passes, targets
-from .options import ERROR, INTERRUPTED, USAGE
+from .options import BROKEN_PIPE, ERROR, INTERRUPTED, USAGE
 from .reporting import report
 from .sweeping import sweep
 
@@ -24,7 +28,20 @@ from .sweeping import sweep
 VERBS = (compress, show, verify, analyze, plan, sweep, report, bench, targets, passes)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+class _Verbs(click.Group):
+    """Where what reads stdout stops, as `head` does, click and rich exit with 1, which would be a failed check."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except SystemExit as stop:  # rich's
+            return BROKEN_PIPE if isinstance(stop.__context__, BrokenPipeError) else stop.code
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is flushed at the end
+            return BROKEN_PIPE
+
+
+@click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="tersor")
 def cli() -> None:
     """Compress models: trace, run passes, lower to hardware, compare, measure.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-CHECK_FAILED, USAGE, ERROR, INTERRUPTED = 1, 2, 3, 130
+CHECK_FAILED, USAGE, ERROR, INTERRUPTED, BROKEN_PIPE = 1, 2, 3, 130, 141
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
 dynamic_option = click.option(

@@ -70,6 +70,7 @@ class Call:
             self.refuse(
                 f"input {index} ({self.proto.input[index]!r}) is computed when the model runs",
                 expected="a constant, or something computed from constants and shapes",
+                hint="make it an initializer of the file, or export the model anew with that value fixed",
             )
         self.importer.budget.spend(known.tensor.numel() >> 10)
         return known.tensor
@@ -86,6 +87,7 @@ class Call:
             self.refuse(
                 f"sizes ({self.proto.input[index]!r}) are computed from data",
                 expected="constants, or sizes computed from shapes",
+                hint="export the model anew with sizes that follow from its inputs' shapes",
             )
         return list(sizes.items)
 

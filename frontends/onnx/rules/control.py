@@ -38,7 +38,11 @@ def loop(op: Call) -> list[Value]:
 def _goes_on(op: Call, condition: Value) -> bool:
     known = op.importer.known(condition)
     if known is None:
-        op.refuse("the loop stops at a time that depends on data", expected="a number of turns that is known")
+        op.refuse(
+            "the loop stops at a time that depends on data",
+            expected="a number of turns that is known",
+            hint="export the model anew with a fixed number of turns, or cut it before and after the loop",
+        )
     return bool(known.tensor.item())
 
 

@@ -286,8 +286,9 @@ def test_a_branch_that_depends_on_data_is_refused_by_name(tmp_path: Path) -> Non
         helper.make_node("Cast", ["sum"], ["c"], to=TensorProto.BOOL),
         helper.make_node("If", ["c"], ["y"], "choice", then_branch=branch("Relu"), else_branch=branch("Neg")),
     ]
-    with pytest.raises(TraceError, match=r"net\.onnx: node 'choice' \(If\): input 0 \('c'\) is computed"):
+    with pytest.raises(TraceError, match=r"net\.onnx: node 'choice' \(If\): input 0 \('c'\) is computed") as caught:
         load(build(nodes, {"x": [3]}, ["y"]), tmp_path)
+    assert caught.value.hint is not None
 
 
 def test_a_loop_is_unrolled(tmp_path: Path) -> None:

@@ -74,6 +74,10 @@ class SignatureError(TersorError):
     """A program was called with inputs that do not fit its signature."""
 
 
+class InputError(SignatureError):
+    """One input tensor has another shape or dtype than its signature."""
+
+
 class VerificationError(TersorError):
     """A Program breaks a rule of its stage."""
 

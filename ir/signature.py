@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .errors import SignatureError
+from .errors import InputError, SignatureError
 from .structure import Structure, flatten
 
 Dim = int | str
@@ -121,16 +121,38 @@ class Signature:
         ordered = {key: named.pop(key) for key in self.kwargs.keys if key in named}
         return bound, ordered | named
 
-    def _mismatch(self, spec: TensorSpec, tensor: Tensor, sizes: Mapping[str, int]) -> SignatureError:
+    def _mismatch(self, spec: TensorSpec, tensor: Tensor, sizes: Mapping[str, int]) -> InputError:
         found = TensorSpec(spec.name, tensor.dtype, tuple(tensor.shape))
         dynamic = {dim: sizes.get(dim) for dim in spec.shape if isinstance(dim, str)}
         ranges = "; ".join(f"{dim} in {self.dims[dim]}, {size} here" for dim, size in dynamic.items())
-        return SignatureError(
+        return InputError(
             f"input {spec.name!r} does not fit the program",
             expected=f"{spec}{f' ({ranges})' if ranges else ''}",
             found=found,
-            hint="trace with dynamic={...} for the dimensions that change from call to call, or cast the input",
+            hint=_how_to_fit(spec, tensor),
         )
+
+
+def _how_to_fit(spec: TensorSpec, tensor: Tensor) -> str:
+    """What to do about a tensor that an input does not take."""
+    if tensor.dtype is not spec.dtype:
+        return f"cast it: {spec.name}.to({spec.dtype})"
+    if len(spec.shape) == tensor.dim() + 1:
+        return f"an input has all dimensions, the first too: {spec.name}.unsqueeze(0)"
+    other = [
+        at
+        for at, (dim, size) in enumerate(zip(spec.shape, tensor.shape, strict=False))
+        if isinstance(dim, int) and dim != size
+    ]
+    if len(spec.shape) != tensor.dim() or not other:
+        return "give it the shape that is expected"
+    if other == [0]:
+        return (
+            f"trace with dynamic={{{spec.name!r}: {{0: 'batch'}}}}, or give batches of {spec.shape[0]}, as a "
+            "DataLoader does with drop_last=True"
+        )
+    sizes = ", ".join(f"{at}: 'size_{at}'" for at in other)
+    return f"trace with dynamic={{{spec.name!r}: {{{sizes}}}}} where these sizes change from call to call"
 
 
 def _describe(args: Structure, kwargs: Structure, tensors: Sequence[Tensor]) -> str:

@@ -9,9 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
-from tersor.ir.errors import CalibrationError, SignatureError
+from tersor.ir.errors import CalibrationError, InputError, SignatureError
 from tersor.ir.program import Program
-from tersor.ir.signature import TensorSpec
 
 KEPT = 16
 """How many batches are kept for passes that read the data after it has been consumed."""
@@ -84,7 +83,7 @@ def flat_inputs(program: Program, batches: Iterable[Any]) -> Iterator[list[Tenso
                 f"calibration batch {index} does not fit: {error.what}",
                 expected=error.expected,
                 found=error.found,
-                hint=_how_to_fit(program, batch, tuple(args)),
+                hint=error.hint if isinstance(error, InputError) else _how_to_nest(program, batch, args),
             ) from error
 
 
@@ -102,8 +101,8 @@ def _refuse_one_batch(batches: object) -> None:
     )
 
 
-def _how_to_fit(program: Program, batch: Any, args: tuple[Any, ...]) -> str:
-    """What to do about a batch that the program does not take."""
+def _how_to_nest(program: Program, batch: Any, args: tuple[Any, ...]) -> str:
+    """What to do about a batch that has not the inputs of the program."""
     signature = program.signature
     names = tuple(dict.fromkeys((*signature.parameters, *signature.kwargs.keys)))
     if isinstance(batch, Mapping):
@@ -118,25 +117,10 @@ def _how_to_fit(program: Program, batch: Any, args: tuple[Any, ...]) -> str:
         return f"give tensors in place of {others[0]}"
     if len(args) > len(signature.inputs):
         return f"give the {len(signature.inputs)} inputs alone, without labels, as [image for image, label in loader]"
-    for spec, value in zip(signature.inputs, args, strict=False):
-        if value.dtype is not spec.dtype:
-            return f"cast it: batch.to({spec.dtype})"
-        if _differs_in_rows_alone(spec, value):
-            return (
-                f"trace with dynamic={{{spec.name!r}: {{0: 'batch'}}}}, or give batches of {spec.shape[0]}, as a "
-                "DataLoader does with drop_last=True"
-            )
-        if len(spec.shape) == value.dim() + 1:
-            return "a batch has all dimensions, the first too: batch.unsqueeze(0)"
     return _USE
 
 
 _USE = "a batch is what the model is called with, no labels: a tensor, a tuple, or a dict by keyword"
-
-
-def _differs_in_rows_alone(spec: TensorSpec, value: Tensor) -> bool:
-    fixed = bool(spec.shape) and isinstance(spec.shape[0], int) and len(spec.shape) == value.dim()
-    return fixed and spec.shape[0] != value.shape[0] and tuple(spec.shape[1:]) == tuple(value.shape[1:])
 
 
 def required(program: Program, batches: Iterable[Any] | None, count: int | None = None) -> Iterator[list[Tensor]]:

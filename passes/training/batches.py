@@ -11,8 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tersor.ir.errors import SignatureError, TrainingError
+from tersor.ir.errors import InputError, SignatureError, TrainingError
 from tersor.ir.program import Program
+
+_USE = "a batch is (what the program is called with ..., what the loss takes ...), or a dict of both"
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Split:
                 f"a batch does not fit the program: {error.what}",
                 expected=error.expected,
                 found=error.found,
-                hint="a batch is (what the program is called with ..., what the loss takes ...), or a dict of both",
+                hint=error.hint if isinstance(error, InputError) else _USE,
             ) from error
 
 

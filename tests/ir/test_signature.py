@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -112,9 +113,19 @@ def test_the_error_names_the_input_that_does_not_fit() -> None:
     ]
 
 
-@pytest.mark.parametrize("bad", [torch.zeros(2, 4), torch.zeros(2, 3, 1), torch.zeros(()), torch.zeros(2, 3).double()])
-def test_sizes_ranks_and_dtypes(bad: Tensor) -> None:
-    with pytest.raises(SignatureError, match="input 'x' does not fit"):
+@pytest.mark.parametrize(
+    ("bad", "way_out"),
+    [
+        (torch.zeros(2, 4), "dynamic={'x': {1: 'size_1'}} where"),
+        (torch.zeros(5, 3), "dynamic={'x': {0: 'batch'}}, or give batches of 2"),
+        (torch.zeros(3), "x.unsqueeze(0)"),
+        (torch.zeros(2, 3, 1), "the shape that is expected"),
+        (torch.zeros(()), "the shape that is expected"),
+        (torch.zeros(2, 3).double(), "cast it: x.to(torch.float32)"),
+    ],
+)
+def test_sizes_ranks_and_dtypes(bad: Tensor, way_out: str) -> None:
+    with pytest.raises(SignatureError, match=f"(?s)input 'x' does not fit.*try:.*{re.escape(way_out)}"):
         signature((), {"x": X}, ("x",)).flatten((), {"x": bad})
 
 

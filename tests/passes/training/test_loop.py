@@ -238,7 +238,8 @@ def test_a_gradient_that_is_not_finite_is_named() -> None:
         ([], "training data is empty"),
         (iter(BATCHES), "can be read only once"),
         (3, "cannot be iterated"),
-        ([(X[:, 0], Y)], "a batch does not fit the program"),
+        ([(X[:, 0], Y)], "a batch does not fit the program: input"),
+        ([((X, X), Y)], r"a batch is \(what the program is called with"),
         ([X], "missing 1 required positional argument"),
     ],
 )

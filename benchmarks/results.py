@@ -39,14 +39,20 @@ def publish(name: str, rows: Sequence[Row], quick: bool) -> None:
     for heading in ("what", "ours", "peer", "ratio", "goal", "note"):
         table.add_column(heading, justify="left" if heading in ("what", "goal", "note") else "right")
     for row in rows:
-        peer = "absent" if row.peer is None and row.peer_name else "" if row.peer is None else f"{row.peer:.4g}"
         ratio = "" if row.ratio is None else f"{row.ratio:.3g}"
-        table.add_row(row.what, f"{row.ours:.4g} {row.unit}", peer, ratio, row.goal, row.note)
+        table.add_row(row.what, f"{row.ours:.4g} {row.unit}", _peer(row), ratio, row.goal, row.note)
     Console(width=150).print(table)
     if not quick:
         FOLDER.mkdir(exist_ok=True)
         data = {"versions": versions(), "machine": machine(), "rows": [_json(row) for row in rows]}
         (FOLDER / f"{name}.json").write_text(json.dumps(data, indent=1) + "\n")
+
+
+def _peer(row: Row) -> str:
+    """The peer's figure and whose it is."""
+    if row.peer is None:
+        return f"{row.peer_name}: absent" if row.peer_name else ""
+    return f"{row.peer:.4g} ({row.peer_name})" if row.peer_name else f"{row.peer:.4g}"
 
 
 def _json(row: Row) -> dict[str, object]:

@@ -15,6 +15,7 @@ from ..onnx.file import write_model
 from ..sparsity import sparsity_notes
 from .artifact import OnnxRuntimeArtifact
 from .audit import audit
+from .float_kernels import keep_float
 
 if TYPE_CHECKING:
     from .backend import OnnxRuntime
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 def emit(program: Program, out: Path, backend: OnnxRuntime) -> OnnxRuntimeArtifact:
     """Write `model.onnx` and `artifact.json`. Raises LoweringError, and leaves what was there, where that fails."""
     model = emit_model(program, backend.onnx_options)
+    keep_float(model)
     out.mkdir(parents=True, exist_ok=True)
     files = write_model(model, out, external=backend.external_data)
     rows = audit(program, out / "model.onnx") if backend.audit else ()

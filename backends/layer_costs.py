@@ -19,6 +19,7 @@ class LayerCosts:
     total: the whole: at least the sum where layers run one after another; where they all run at once, the slowest.
     seconds: of one unit, None where the unit says nothing of time.
     at_once: whether all layers run at once.
+    spread: how far the middle half of the calls lie apart, in the same unit, where the whole was measured; else 0.
     """
 
     unit: str
@@ -28,6 +29,7 @@ class LayerCosts:
     seconds: float | None = None
     source: str = ""
     at_once: bool = False
+    spread: float = 0.0
 
     @property
     def latency(self) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 import tempfile
 import time
 from collections import defaultdict
@@ -37,7 +38,7 @@ def measure(program: Program, backend: OnnxRuntime) -> LayerCosts:
     with tempfile.TemporaryDirectory(prefix="tersor-costs-") as name:
         folder = Path(name)
         write_model(emit_model(program, backend.onnx_options), folder, external=backend.external_data)
-        total = _fastest(folder / "model.onnx", program, threads)
+        total, spread = _timed(folder / "model.onnx", program, threads)
         events = _profile(folder, program, threads)
     known = {node.name for node in program.graph.nodes}
     nodes: dict[str, float] = defaultdict(float)
@@ -45,11 +46,11 @@ def measure(program: Program, backend: OnnxRuntime) -> LayerCosts:
         origin = origin_of(kernel)
         nodes[origin if origin in known else "other"] += min(times) / 1e3
     source = f"ONNX Runtime's profile on this machine, {threads} thread{'s' if threads > 1 else ''}"
-    return LayerCosts("ms", Clock.MEASURED, total * 1e3, dict(nodes), 1e-3, source)
+    return LayerCosts("ms", Clock.MEASURED, total * 1e3, dict(nodes), 1e-3, source, spread=spread * 1e3)
 
 
-def _fastest(model: Path, program: Program, threads: int) -> float:
-    """Seconds of the fastest call, which others on the machine disturb least."""
+def _timed(model: Path, program: Program, threads: int) -> tuple[float, float]:
+    """Seconds of the fastest call, which others on the machine disturb least, and the spread of the middle half."""
     session = open_session(model, threads)
     feed = _feed(session, program)
     samples: list[float] = []
@@ -59,7 +60,8 @@ def _fastest(model: Path, program: Program, threads: int) -> float:
         started = time.perf_counter()
         session.run(None, feed)
         samples.append(time.perf_counter() - started)
-    return min(samples)
+    first, _, third = statistics.quantiles(samples, n=4)
+    return min(samples), third - first
 
 
 def _feed(session: Any, program: Program) -> dict[str, Any]:

@@ -115,6 +115,15 @@ class Gradually(Pass):
 
     def _at(self, step: int, reference: Reference | None) -> tuple[Pass, float]:
         compress = self.compress
+        if isinstance(compress, PruneChannels) and compress.counts and reference is not None:
+            gone = 1 - self.pace.left(0.0, step, self.steps)
+            sizes = reference.named
+            counts = {
+                name: sizes[name] - round((sizes[name] - count) * gone)
+                for name, count in compress.counts.items()
+                if name in sizes
+            }
+            return dataclasses.replace(compress, counts=counts, reference=reference), 1 - gone
         if isinstance(compress, PruneChannels):
             left = self.pace.left(compress.target.share, step, self.steps)
             target = dataclasses.replace(compress.target, share=left)

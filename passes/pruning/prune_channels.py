@@ -22,6 +22,7 @@ from .allocation import Limits, Removal, impossible, required
 from .analysis import Dimensions, dimensions
 from .axes import Axis, Remaining, frozen, leaves
 from .costs import Costs
+from .counts import by_axis, named
 from .criteria import Criterion, Magnitude
 from .cut import cut
 from .flow import Kind
@@ -54,11 +55,12 @@ class Ranking(enum.Enum):
 class Reference:
     """What shares are counted from when a program is pruned in steps: its cost and its axes' sizes at first.
 
-    sizes: by what an axis cuts, and its place among those that cut the same.
+    sizes: by what an axis cuts, and its place among those that cut the same. named: the same by name, see `counts`.
     """
 
     cost: float
     sizes: Mapping[Key, int]
+    named: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
     def of(cls, program: Program, step: PruneChannels) -> Reference:
@@ -66,7 +68,8 @@ class Reference:
         found = dimensions(program, free_inputs=step.free_inputs, free_outputs=step.free_outputs)
         every = groups(program, found)
         cost = step.target.cost(Costs(program, found), every, Remaining({}))
-        return cls(cost, {key: group.size for key, group in _keyed(every)})
+        sizes = {name: group.size for name, group in named(every).items()}
+        return cls(cost, {key: group.size for key, group in _keyed(every)}, sizes)
 
 
 def _keyed(every: Sequence[Group]) -> list[tuple[Key, Group]]:
@@ -100,6 +103,8 @@ class PruneChannels(Pass):
     keep: regular expressions of parameter names; axes that would cut one of them stay.
     free_inputs, free_outputs: let the model's own inputs or outputs shrink as well.
     reference: what shares are counted from; None means the program given. See `Gradually`.
+    counts: how many indices stay, by name of an axis, as `{"stem.weight": 24}`; what is not named stays whole. Where it
+        is given, the criterion alone says which go, and target, ranking and limits say nothing. See `allot`.
 
     Raises PassError where the target cannot be reached (with the smallest that can), where a layer that is asked for is
     pinned (with the operator that pins it), or where an expression matches nothing; CalibrationError where a criterion
@@ -121,6 +126,7 @@ class PruneChannels(Pass):
     free_inputs: bool = False
     free_outputs: bool = False
     reference: Reference | None = None
+    counts: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not 0 <= self.least <= self.most <= 1 or self.multiple < 1:
@@ -139,8 +145,35 @@ class PruneChannels(Pass):
 
     def run(self, program: Program) -> PassResult:
         """Score, choose, cut."""
+        made = self._removal(program)
+        notes: tuple[str, ...] = ()
+        if self.counts:
+            counts = by_axis(self._still(made.every), made.every, made.chosen, made.needs)
+        else:
+            counts, reached = self._meet(made)
+            notes = self._notes(made.chosen, counts, reached, made.found)
+        keep = made.removal.keep(counts)
+        promised = set(program.sparsity)
+        cut(program, made.found, keep)
+        dropped = sorted(promised - set(program.sparsity))
+        notes = (*notes, *(f"{name} is cut and no longer promised to be sparse" for name in dropped[:4]))
+        return PassResult(program, bool(keep), notes)
+
+    def _still(self, every: Sequence[Group]) -> Mapping[str, int]:
+        """The counts of axes that can still shrink: one that an earlier step left a single index is none any more."""
+        known, left = {} if self.reference is None else self.reference.named, named(every)
+        return {name: count for name, count in self.counts.items() if name in left or name not in known}
+
+    def allot(self, program: Program) -> dict[str, int]:
+        """How many indices of each axis would stay, by name, as `counts` takes them. The program stays as it is."""
+        made = self._removal(program)
+        counts, _ = self._meet(made)
+        return {name: counts[group.leaf] for name, group in named(made.every).items() if group.leaf in counts}
+
+    def _removal(self, program: Program) -> _Made:
         found = dimensions(program, free_inputs=self.free_inputs, free_outputs=self.free_outputs)
-        chosen = self._choose(program, found)
+        every = groups(program, found)
+        chosen = self._choose(program, found, every)
         gathered = self.criterion.gather(program, chosen)
         scored = [(group, score) for group in chosen if (score := self._score(group, gathered)) is not None]
         if not scored:
@@ -149,19 +182,12 @@ class PruneChannels(Pass):
         limits = Limits(self.least, self.most, self.multiple)
         needs = required([(axis, count) for axis, count, _ in found.minima], chosen)
         costs = Costs(program, found)
-        worth = partial(self._worth, costs, chosen)
-        removal = Removal(chosen, scores, needs, self._originals(program, found), limits, worth)
-        counts, reached = self._meet(removal, costs, chosen, limits)
-        keep = removal.keep(counts)
-        promised = set(program.sparsity)
-        cut(program, found, keep)
-        dropped = sorted(promised - set(program.sparsity))
-        notes = [f"{name} is cut and no longer promised to be sparse" for name in dropped[:4]]
-        return PassResult(program, bool(keep), (*self._notes(chosen, counts, reached, found), *notes))
+        worth = (lambda _, score: score) if self.counts else partial(self._worth, costs, chosen)
+        removal = Removal(chosen, scores, needs, self._originals(every), limits, worth)
+        return _Made(found, every, chosen, needs, costs, limits, removal)
 
-    def _choose(self, program: Program, found: Dimensions) -> list[Group]:
+    def _choose(self, program: Program, found: Dimensions, every: Sequence[Group]) -> list[Group]:
         self._refuse_unmatched(program, found)
-        every = groups(program, found)
         chosen = [
             group
             for group in every
@@ -206,10 +232,10 @@ class PruneChannels(Pass):
             )
         return score.detach().cpu()
 
-    def _originals(self, program: Program, found: Dimensions) -> dict[Axis, int]:
+    def _originals(self, every: Sequence[Group]) -> dict[Axis, int]:
         """The size that each axis had in the reference."""
         known = {} if self.reference is None else self.reference.sizes
-        return {group.leaf.find(): known.get(key, group.size) for key, group in _keyed(groups(program, found))}
+        return {group.leaf.find(): known.get(key, group.size) for key, group in _keyed(every)}
 
     def _worth(self, costs: Costs, chosen: Sequence[Group], group: Group, score: Tensor) -> Tensor:
         """What the order over all axes goes by: the share of the axis that is worth less, or the score itself."""
@@ -221,17 +247,15 @@ class PruneChannels(Pass):
             return (score if self.criterion.in_loss else _lost(score)) / max(saved, 1e-30)
         return score if self.criterion.comparable else score / score.mean().clamp(min=1e-30)
 
-    def _meet(
-        self, removal: Removal, costs: Costs, chosen: Sequence[Group], limits: Limits
-    ) -> tuple[dict[Axis, int], float]:
+    def _meet(self, made: _Made) -> tuple[dict[Axis, int], float]:
         def cost(left: Remaining) -> float:
-            return self.target.cost(costs, chosen, left)
+            return self.target.cost(made.costs, made.chosen, left)
 
         whole = cost(Remaining({})) if self.reference is None else self.reference.cost
-        smallest = removal.smallest(cost)
+        smallest = made.removal.smallest(cost)
         if smallest > whole * self.target.share * (1 + _NEAR):
-            raise impossible(self.target.what, self.target.share, smallest / whole, limits)
-        counts, reached = removal.meet(whole * self.target.share, cost)
+            raise impossible(self.target.what, self.target.share, smallest / whole, made.limits)
+        counts, reached = made.removal.meet(whole * self.target.share, cost)
         return counts, reached / whole
 
     def _notes(
@@ -246,6 +270,19 @@ class PruneChannels(Pass):
         notes.append(f"{before - after} of {before} indices of {len(chosen)} axes went")
         notes += [f"pinned by {why}" for why in sorted(pinned)[:4]]
         return tuple(notes)
+
+
+@dataclass(frozen=True)
+class _Made:
+    """What is known of a program before it is decided how much goes. needs: what operators need of an axis."""
+
+    found: Dimensions
+    every: Sequence[Group]
+    chosen: Sequence[Group]
+    needs: Mapping[Axis, int]
+    costs: Costs
+    limits: Limits
+    removal: Removal
 
 
 def _lost(score: Tensor) -> Tensor:

@@ -21,10 +21,16 @@ from ..typed_json import decode, encode, read
 from .measurement import Gauge, Measured
 from .plan import Ingredients, Plan
 
+TRIALS = 150
+"""Allotments of channels that are judged untrained, unless told otherwise."""
+
 
 @dataclass
 class Attempt:
-    """A plan that was tried. measured: None where it failed, and `failure` says how."""
+    """A plan that was tried. measured: None where it failed, and `failure` says how.
+
+    estimate: its latency by the table of layers, where plans are measured: the table was measured once for all of them.
+    """
 
     plan: Plan
     measured: Measured | None = None
@@ -34,6 +40,7 @@ class Attempt:
     reason: str = ""
     failure: LoweringError | PassError | None = None
     chosen: bool = False
+    estimate: float | None = None
 
     @property
     def metric(self) -> float | None:
@@ -51,7 +58,7 @@ class Attempts:
     """Runs plans on one program.
 
     folder: where finished attempts are kept, so that a run that is started again takes them from there; their data is
-        taken to be the same.
+        taken to be the same. trials: how many allotments of channels may be judged untrained for each kind of plan.
     """
 
     start: Program
@@ -59,6 +66,7 @@ class Attempts:
     gauge: Gauge
     judge: Metric | None = None
     folder: Path | None = None
+    trials: int = TRIALS
     tried: list[Attempt] = field(default_factory=list)
 
     def run(self, plan: Plan, *, score: bool = True) -> Attempt:

@@ -31,7 +31,7 @@ from ..recipe_data import LOSSES, METRICS, by_name
 from ..recipe_text import recipe_text
 from ..recording import Recorder
 from ..run_record import Metric, Point, RunRecord
-from .attempts import Attempt, Attempts
+from .attempts import TRIALS, Attempt, Attempts
 from .budget import Budget
 from .measurement import Gauge, Measured
 from .plan import Ingredients, Plan
@@ -76,6 +76,7 @@ def compress(
     student: nn.Module | Program | None = None,
     passes: Sequence[Pass] | None = None,
     dynamic: Dynamic | None = None,
+    trials: int = TRIALS,
     checkpoint: str | Path | None = None,
     out: str | Path | None = None,
 ) -> Artifact:
@@ -91,6 +92,8 @@ def compress(
     budget: see `Budget`. None quantizes, and trains through the grids where there is data.
     training: how long each tuning trains. student: a smaller model to train to do as this one, and to compress instead.
     passes: what to run instead of a search.
+    trials: how many allotments of channels are judged untrained for each kind of plan, where nothing but a floor is
+        given and nothing trains: each takes one evaluation of the metric.
     checkpoint: a folder; a run that is started again there with the same arguments goes on where it stopped.
     out: a folder for the artifact, `program.tersor`, `recipe.yaml` and `run.json`; they are written at the end.
 
@@ -99,6 +102,8 @@ def compress(
     Raises BudgetError where the budget cannot be met; TraceError, CalibrationError, TrainingError, PassError or
     LoweringError.
     """
+    if trials < 1:
+        raise RecipeError("trials is a count", expected="at least 1", found=trials)
     backend = resolve(target)
     program = model if isinstance(model, Program) else trace(model, args, kwargs, dynamic)
     given = _checked(program, backend, calibration, data, loss, metric, validation, better, budget)
@@ -112,6 +117,7 @@ def compress(
         Gauge(backend, given.evaluate, timed=_is_timed(budget)),
         given.judge,
         None if checkpoint is None else Path(checkpoint),
+        trials,
     )
     baseline, notes = _baseline(program, attempts, budget)
     planner = Planner(attempts, budget or Budget(), baseline, better)
@@ -364,7 +370,8 @@ def _comments(
     lines.append(f"Given:  {_amounts(baseline)}")
     lines.append(f"Result: {_amounts(found)}")
     if found.source:
-        lines.append(f"Latency: {found.clock}, {found.source}.")
+        spread = f"; the middle half of the calls lie {found.spread:.2g} {found.unit} apart" if found.spread else ""
+        lines.append(f"Latency: {found.clock}, {found.source}{spread}.")
     lines += _dearest(attempts)
     others = [attempt for attempt in attempts.tried if not attempt.chosen]
     for attempt in others:

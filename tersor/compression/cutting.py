@@ -98,12 +98,13 @@ class Cutter:
             half = self.attempts.run(dataclasses.replace(whole.plan, prune=Channels(_HALF)), score=False)
             half.reason = half.reason or "shows what layers cost with fewer channels"
         if half is None or half.measured is None or half.result is None:
-            return layer_table(self._start(), whole.measured)
-        table = layer_table(self._start(), whole.measured, (half.result.program, half.measured))
+            return layer_table(self.start, whole.measured)
+        table = layer_table(self.start, whole.measured, (half.result.program, half.measured))
         forget([half])
         return table
 
-    def _start(self) -> Program:
+    @property
+    def start(self) -> Program:
         """What is cut, with the names that it has then."""
         if self._program is None:
             manager = PassManager([Canonicalize()], progress=False, verify=False)

@@ -29,7 +29,7 @@ class Measured:
     """latency: in the target's unit, which is worth `seconds` of time where that is known; None where not measured.
 
     layers: the same by node of the program before it was quantized; their sum, or the slowest of them where they run
-    at_once.
+    at_once. spread: how far the middle half of measured calls lie apart, in the unit of the latency.
     """
 
     bytes: int
@@ -43,6 +43,7 @@ class Measured:
     metric: float | None = None
     layers: Mapping[str, float] = field(default_factory=dict)
     at_once: bool = False
+    spread: float = 0.0
 
     def cost(self, what: str) -> float | None:
         """`latency`, `bytes` or `macs`."""
@@ -94,6 +95,7 @@ class Gauge:
             source=found.source,
             layers=_by_layer(found, prepared, program),
             at_once=found.at_once,
+            spread=found.spread,
         )
 
     def metric(self, program: Program) -> float | None:

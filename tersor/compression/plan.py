@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,6 +35,7 @@ from ..layer_record import pattern_text
 from ..lowering import quantization
 
 _STEPS = 3
+_NAMED = 8
 _QUANTIZED_RATE = 0.3
 """Learning rate of quantized training, against the one in float: weights have settled by then."""
 
@@ -72,12 +73,14 @@ class Plan:
     """How far each method goes.
 
     prune: what stays of the channels, by the measure that says which to cut first; None prunes nothing.
-    multiple: of channels, where the target's own is too coarse. pattern: of zeros.
+    counts: what stays of the channels of each axis, by name, instead. multiple: of channels, where the target's own is
+        too coarse. pattern: of zeros.
     scheme: another than the target's own. block_bits: weights alone, in blocks. precision: layer by layer.
     quantized_training: whether to train through the grids. tuned: whether to train at all.
     """
 
     prune: Target | None = None
+    counts: Mapping[str, int] | None = None
     multiple: int | None = None
     pattern: Pattern | None = None
     scheme: Scheme | None = None
@@ -86,17 +89,26 @@ class Plan:
     quantized_training: bool = False
     tuned: bool = False
 
+    @property
+    def cuts(self) -> bool:
+        """Whether any channel goes."""
+        return self.prune is not None or bool(self.counts)
+
     def passes(self, given: Ingredients) -> list[Pass]:
         """The passes in order."""
+        return [*self.shaping(given), *self._quantized(given)]
+
+    def shaping(self, given: Ingredients) -> list[Pass]:
+        """The passes before quantization."""
         steps: list[Pass] = [Canonicalize()]
         if given.student and self.tuned:
             steps += self._taught(given)
-        if self.prune is not None:
-            steps += self._pruned(given, self.prune)
+        if self.cuts:
+            steps += self._pruned(given)
         if self.pattern is not None:
             steps.append(Sparsify.suited(given.likes, 1.0, pattern=self.pattern, criterion=self._weights(given)))
             steps += self._taught(given) if self.tuned else []
-        return [*steps, *self._quantized(given)]
+        return steps
 
     def _taught(self, given: Ingredients) -> list[Pass]:
         """Distillation from the model itself, on data where there is some."""
@@ -105,19 +117,23 @@ class Plan:
             return [Distill(given.data, given.loss, teacher, training=given.training)]
         return [DistillDataFree(given.given, samples=256, training=given.training)] if given.dreams else []
 
-    def _pruned(self, given: Ingredients, target: Target) -> list[Pass]:
+    def _pruned(self, given: Ingredients) -> list[Pass]:
         criterion: Criterion = Magnitude(normalized=True)
         if self.tuned and given.data is not None and given.loss is not None:
             criterion = Taylor(Seeded(given.data), given.loss)
-        options = {} if self.multiple is None else {"multiple": self.multiple}
-        ranking = Ranking.GLOBAL if criterion.in_loss else Ranking.COST
-        prune = PruneChannels.suited(given.likes, target=target, criterion=criterion, ranking=ranking, **options)
+        if self.counts:
+            prune = PruneChannels(criterion=criterion, counts=self.counts)
+        else:
+            options: dict[str, Any] = {} if self.multiple is None else {"multiple": self.multiple}
+            ranking = Ranking.GLOBAL if criterion.in_loss else Ranking.COST
+            options |= {"target": self.prune, "criterion": criterion, "ranking": ranking}
+            prune = PruneChannels.suited(given.likes, **options)
         if not self.tuned:
             return [prune]
         if given.data is None:
             return [prune, *self._taught(given)]
         (tune,) = self._taught(given)
-        steps = 1 if target.share > 0.7 else _STEPS
+        steps = 1 if self.prune is not None and self.prune.share > 0.7 else _STEPS
         return [Gradually(prune, tune, steps=steps, checkpoint=given.checkpoint)]
 
     def _weights(self, given: Ingredients) -> WeightCriterion:
@@ -149,7 +165,11 @@ class Plan:
     def words(self, likes: Preferences) -> str:
         """The plan in a line."""
         parts = []
-        if self.prune is not None:
+        if self.counts:
+            kept = [f"{name} {count}" for name, count in self.counts.items()]
+            more = f" and {len(kept) - _NAMED} more" if len(kept) > _NAMED else ""
+            parts.append(f"channels cut to {', '.join(kept[:_NAMED])}{more}")
+        elif self.prune is not None:
             multiple = self.multiple or likes.multiples.channels
             parts.append(f"channels cut to {self.prune.share:.3g} of {self.prune.what}, in multiples of {multiple}")
         if self.pattern is not None:

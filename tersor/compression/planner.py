@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tersor.backends.clock import Clock
@@ -16,6 +16,7 @@ from tersor.passes.pruning.layer_table import LayerTable
 from tersor.passes.pruning.targets import Latency
 from tersor.passes.training.options import Better
 
+from .allotments import Found, Ground, Search
 from .attempts import Attempt, Attempts, forget
 from .budget import Budget, is_enough
 from .cutting import Cutter, shrunk
@@ -31,12 +32,16 @@ _COMPARED = 3
 _LADDER = (0.8, 0.6, 0.45, 0.33, 0.24, 0.17, 0.12, 0.08)
 """Shares of latency that are tried in turn where nothing but a floor is given."""
 
-_BETWEEN = 3
-"""How often the gap between the last share that keeps the floor and the first that does not is halved."""
+_REFINED = 2
+"""Allotments from which exchanges begin, the cheapest first."""
+
+_HOPEFUL = 1.3
+"""How much more than the best so far a start may cost for exchanges to begin from it."""
+
+_CONFIRMED = 4
+"""How many allotments are quantized and judged as they will be."""
 
 _DENSITY = 0.5
-_NOISE = 1.15
-"""How much slower a plan that does less may have been measured."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +147,7 @@ class Planner:
 
     def _ways(self, plan: Plan) -> Iterator[Plan]:
         """How a plan of that cost can be had, the quickest first; those after the first are for a floor."""
-        untouched = plan.prune is None and plan.pattern is None and not self.attempts.ingredients.student
+        untouched = not plan.cuts and plan.pattern is None and not self.attempts.ingredients.student
         if untouched or not self.trains:
             yield plan
         else:
@@ -218,9 +223,10 @@ class Planner:
                 best = found
                 bases = [base] if self.trains else [*bases, base]
         for base in bases:
-            for further in self._down(base):
+            for further in self._down(base, best):
                 best = _cheaper(further, best)
-        return self._taken(best, f"the least latency of those that keep the floor of {self.floor:.4g}")
+        whole = next((attempt.measured for attempt in self.attempts.tried if attempt.plan == Plan()), None)
+        return self._taken(best, _least_latency(best, whole, self.floor or 0.0))
 
     def _bases(self) -> Iterator[Plan]:
         """What may run faster than plain quantization before any channel is cut: zeros, and weights of fewer bits."""
@@ -229,39 +235,77 @@ class Planner:
             yield Plan(pattern=pattern)
         yield from (Plan(scheme=scheme) for scheme in self.likes.schemes()[1:2])
 
-    def _down(self, base: Plan) -> Iterator[Attempt]:
-        """What keeps the floor with fewer and fewer channels, those going first that are worth least for their time.
-
-        In the multiples that the target likes, and, where no training makes trying dear, on in half of them.
-        """
-        whole = self.attempts.run(base, score=False)
+    def _down(self, base: Plan, best: Attempt) -> Iterator[Attempt]:
+        """What keeps the floor with fewer and fewer channels: looked for layer by layer; where it trains, by shares."""
+        whole = self.attempts.run(base, score=not self.trains)
         if whole.measured is None:
             return
-        table, coarse = self.cutter.table(whole), self.likes.multiples.channels
-        multiples = (None,) if self.trains or coarse == 1 else (None, coarse // 2)
-        good = 1.0
-        for multiple in multiples:
-            good = yield from self._descent(dataclasses.replace(base, multiple=multiple), table, good)
+        table = self.cutter.table(whole)
+        if whole.measured.clock is Clock.MEASURED:
+            whole.estimate = whole.measured.latency
+        if self.trains:
+            yield from self._descent(base, table, whole.measured)
+        elif whole.metric is not None and self.floor is not None:
+            ground = Ground(
+                self.attempts, base, self.cutter.start, table, whole.measured, self.better, self.attempts.trials
+            )
+            worst = math.inf if best.measured is None or best.plan == base else best.measured.latency or math.inf
+            yield from self._exchanges(ground, whole.metric, _HOPEFUL * worst)
+            judged = f"{self.attempts.trials - ground.trials} allotments of channels were judged before quantization"
+            self.notes.append(f"{judged}, for {base.words(self.likes)}")
 
-    def _descent(self, base: Plan, table: LayerTable, good: float) -> Generator[Attempt, None, float]:
-        """Down the ladder from a share that keeps the floor, and back by halves; gives the least share that does."""
-        bad = 0.0
-        for share in (share for share in _LADDER if share < good):
+    def _exchanges(self, ground: Ground, metric: float, worst: float) -> Iterator[Attempt]:
+        """Allotments that keep the floor, each cheaper than the one before. worst: what a start may cost.
+
+        They are looked for before quantization, with the floor higher by what that was seen to cost the metric.
+        """
+        assert self.floor is not None
+        if not ground.axes:
+            return
+        sign = 1 if self.better is Better.HIGHER else -1
+        floor, gap = sign * self.floor, ground.worth(ground.sizes) - sign * metric
+        coarse = self.likes.multiples.channels
+        finest = max(1, coarse // (4 if ground.exact else 2))
+        search = Search(ground, floor + gap, coarse, finest)
+        multiples = dict.fromkeys((coarse, max(finest, coarse // 2), finest))
+        found_at = {
+            tuple(start.counts.values()): start
+            for multiple in multiples
+            for start in dataclasses.replace(search, multiple=multiple).starts()
+        }
+        starts = [start for start in found_at.values() if start.spent <= worst]
+        best: Found | None = None
+        for _ in range(_CONFIRMED):
+            search = dataclasses.replace(search, floor=floor + gap)
+            kept = sorted((s for s in starts if s.worth >= floor + gap), key=lambda s: s.spent)[:_REFINED]
+            found = min(map(search.refined, kept), key=lambda f: f.spent, default=None)
+            if found is None or (best is not None and found.spent >= best.spent):
+                return
+            attempt = self.attempts.run(ground.plan(found.counts))
+            if attempt.metric is None:
+                return
+            gap = found.worth - sign * attempt.metric
+            if self._stands(attempt):
+                best = found
+                starts.append(found)
+                attempt.estimate = None if ground.exact else found.spent
+                yield attempt
+
+    def _descent(self, base: Plan, table: LayerTable, whole: Measured) -> Iterator[Attempt]:
+        """Down the ladder to the share that does not keep the floor, and back by half of what lies between."""
+        good, bad = 1.0, 0.0
+        for share in _LADDER:
             found = self._standing(dataclasses.replace(base, prune=Latency(share, table)))
             if found is None:
                 bad = share
                 break
             good = share
-            yield found
-        for _ in range(1 if self.trains else _BETWEEN):
-            if not bad:
-                break
+            yield _estimated(found, share, whole)
+        if bad:
             share = round(math.sqrt(good * bad), 4)
             found = self._standing(dataclasses.replace(base, prune=Latency(share, table)))
-            good, bad = (good, share) if found is None else (share, bad)
             if found is not None:
-                yield found
-        return good
+                yield _estimated(found, share, whole)
 
     def _standing(self, plan: Plan) -> Attempt | None:
         """The plan in the first way that keeps the floor; None where none does."""
@@ -279,14 +323,41 @@ class Planner:
 
 
 def _cheaper(attempt: Attempt, than: Attempt) -> Attempt:
-    """The one that takes less time; the other is let go. Where time is measured the first may seem a little slower."""
+    """The one that takes less time, by the table that was measured once where time is measured; the other is let go."""
+    if attempt is than:
+        return attempt
     ours, theirs = attempt.measured, than.measured
     assert ours is not None
     assert theirs is not None
-    noise = _NOISE if ours.clock is Clock.MEASURED and attempt.plan.multiple is None else 1.0
-    less = (ours.latency or 0.0) < (theirs.latency or 0.0) * noise
+    if attempt.estimate is not None and than.estimate is not None:
+        less = attempt.estimate < than.estimate
+    else:
+        less = (ours.latency or 0.0) < (theirs.latency or 0.0)
     forget([than if less else attempt])
     return attempt if less else than
+
+
+def _estimated(attempt: Attempt, share: float, whole: Measured) -> Attempt:
+    """With its latency by the table, where it is measured."""
+    if whole.clock is Clock.MEASURED and whole.latency is not None:
+        attempt.estimate = share * whole.latency
+    return attempt
+
+
+def _least_latency(attempt: Attempt, whole: Measured | None, floor: float) -> str:
+    """Why it was taken; of measured times no more than what they are far enough apart for."""
+    found = attempt.measured
+    assert found is not None
+    if found.clock is not Clock.MEASURED or found.latency is None:
+        return f"the least latency of those that were tried and keep the floor of {floor:.4g}"
+    reason = f"keeps the floor of {floor:.4g}; the least by the table of layers, measured once for all that were tried"
+    if not attempt.plan.cuts or whole is None or whole.latency is None:
+        return reason
+    noise = max(found.spread, whole.spread)
+    told = f"measured {found.latency:.4g} {found.unit}, and {whole.latency:.4g} uncut"
+    if whole.latency - found.latency > noise:
+        return f"{reason}; {told}"
+    return f"{reason}; {told}: with calls {noise:.2g} {found.unit} apart that does not say that it is faster"
 
 
 def _exactness(attempt: Attempt) -> float:

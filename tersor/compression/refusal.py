@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from tersor.ir.errors import TersorError
 from tersor.passes.preferences import Preferences
 from tersor.passes.training.options import Better
 
@@ -62,9 +63,17 @@ def _below(
 def _too_large(tried: Sequence[Attempt], limits: Limits) -> BudgetError:
     """Nothing that was tried was small enough."""
     measured = [attempt.measured for attempt in tried if attempt.measured is not None]
+    failed = next((attempt for attempt in tried if attempt.failure is not None), None)
+    if not measured and failed is not None and failed.failure is not None:
+        raise BudgetError(
+            "no plan can be carried out on this model",
+            expected=failed.failure.expected,
+            found=failed.error.splitlines()[0],
+            hint=failed.failure.hint,
+        ) from failed.failure
     least = {what: min((found.cost(what) or 0.0 for found in measured), default=0.0) for what in limits.amounts}
     found = ", ".join(f"{what} {limits.told(what, cost)}" for what, cost in least.items())
-    failures = [attempt.error.splitlines()[0] for attempt in tried if attempt.error]
+    failures = [_why(attempt.failure) for attempt in tried if attempt.failure is not None]
     nearest = min(measured, key=limits.excess, default=None)
     relaxed = "" if nearest is None else f"relax to {limits.relaxed(nearest)}, or "
     return BudgetError(
@@ -73,3 +82,8 @@ def _too_large(tried: Sequence[Attempt], limits: Limits) -> BudgetError:
         found=f"{found} at least{f'; {failures[-1]}' if failures else ''}",
         hint=f"{relaxed}begin from a smaller model (student=)",
     )
+
+
+def _why(failure: TersorError) -> str:
+    """What went wrong, and what would have been possible."""
+    return failure.what if failure.expected is None else f"{failure.what} ({failure.expected})"

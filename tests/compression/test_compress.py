@@ -138,14 +138,51 @@ def test_without_any_data_inputs_are_made_from_the_model(tmp_path: Path) -> None
 
 
 def test_nothing_but_a_floor_goes_as_far_as_it_allows(tmp_path: Path) -> None:
-    compress(Budget(floor="0.9x"), tmp_path, target="neon")
+    compress(Budget(floor="0.9x"), tmp_path, target="neon", trials=20)
     record = RunRecord.load(tmp_path)
     assert record.metric is not None
     assert record.metric.floor is not None
     kept = [p for p in record.points if p.metric is not None and p.metric >= record.metric.floor and p.costs]
     (chosen,) = (point for point in record.points if point.chosen)
     assert chosen.costs["instructions"] == min(p.costs["instructions"] for p in kept if "instructions" in p.costs)
-    assert any("stepped back" in point.reason for point in record.points)
+    assert any("allotments of channels were judged" in note for note in record.notes)
+
+
+@pytest.mark.parametrize("limit", [{"macs": "0.5x"}, {"floor": 0.5}])
+def test_a_model_with_nothing_to_compress_is_told_so(limit: dict[str, Any]) -> None:
+    with pytest.raises(ts.BudgetError, match="no plan can be carried out") as caught:
+        compress_other(nn.ReLU(), torch.randn(2, 4), limit)
+    assert "there is nothing to quantize" in str(caught.value)
+    assert "at least one of conv1d" in str(caught.value)
+
+
+def test_a_model_without_channels_to_cut_is_quantized() -> None:
+    """What its inputs and outputs pin stays, and quantization alone is taken."""
+    artifact = compress_other(nn.Linear(8, 4), torch.randn(2, 8), {"floor": 0.5})
+    assert "Chosen: w8a8, quantized after training" in artifact.explanation
+    with pytest.raises(ts.BudgetError, match="so small on this target") as caught:
+        compress_other(nn.Linear(8, 4), torch.randn(2, 8), {"macs": "0.5x"})
+    assert "there is nothing to prune" in str(caught.value)
+
+
+def compress_other(model: nn.Module, example: Tensor, limit: dict[str, Any]) -> ts.Artifact:
+    """With a metric that is always 1."""
+    given: dict[str, Any] = {"calibration": [example], "metric": lambda _: 1.0, "target": "neon"}
+    return ts.compress(model.eval(), example, budget=Budget(**limit), **given)
+
+
+def test_trials_bound_the_search() -> None:
+    scored: list[int] = []
+
+    def count(program: ts.Program) -> float:
+        scored.append(1)
+        with torch.no_grad():
+            return float((program(HELD_OUT[0][0]).argmax(1) == HELD_OUT[0][1]).float().mean())
+
+    compress(Budget(floor="0.9x"), target="onnxruntime", metric=count, validation=None, trials=10)
+    assert 4 <= len(scored) <= 10 + 2 + 4  # beside trials: the model, quantized alone, and what is confirmed
+    with pytest.raises(RecipeError, match="trials is a count"):
+        compress(Budget(floor="0.9x"), trials=0)
 
 
 def test_a_student_is_taught_and_compressed(tmp_path: Path) -> None:
@@ -326,7 +363,7 @@ def test_a_stopped_run_goes_on_where_it_was(tmp_path: Path) -> None:
             return float((program(HELD_OUT[0][0]).argmax(1) == HELD_OUT[0][1]).float().mean())
 
     budget = Budget(floor="0.9x")
-    given: dict[str, Any] = {"validation": None, "target": Neon(), "checkpoint": tmp_path / "kept"}
+    given: dict[str, Any] = {"validation": None, "target": Neon(), "checkpoint": tmp_path / "kept", "trials": 10}
     with pytest.raises(KeyboardInterrupt):
         compress(budget, tmp_path / "out", metric=lambda program: count(program, 4), **given)
     assert not (tmp_path / "out").exists()

@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import fx
+
+from tersor.ir.shapes import KEY
 
 from .block_quantization import blocks_of, rows_of_blocks
 from .builder import Builder, Value
@@ -14,6 +17,8 @@ from .registry import Refusal, rule
 
 aten = torch.ops.aten
 
+_SUM, _MAX = 0, 2
+"""Modes of an embedding bag; the third is the mean."""
 _REDUCTIONS = {"sum": "add", "prod": "mul", "amax": "max", "amin": "min"}
 
 
@@ -22,6 +27,57 @@ def embedding(b: Builder, weight: Value, indices: Value) -> str:
     blocks = blocks_of(b, 0)
     rows = None if blocks is None else rows_of_blocks(b, blocks, indices)
     return b.op("Gather", weight, indices, axis=0) if rows is None else rows
+
+
+@rule(aten.embedding_bag.padding_idx)
+def embedding_bag(
+    b: Builder,
+    weight: Value,
+    indices: Value,
+    offsets: Value,
+    scale_grad_by_freq: bool,
+    mode: int,
+    sparse: bool,
+    per_sample_weights: Value | None,
+    include_last_offset: bool,
+    padding_idx: int | None,
+) -> tuple[str, ...]:
+    """Bags of one size: their rows side by side, reduced."""
+    size = None if include_last_offset else _bag_size(b, indices)
+    if size is None:
+        raise Refusal("bags of different sizes", "give the indices as a matrix, one row a bag")
+    if padding_idx is not None and padding_idx >= 0:
+        raise Refusal("bags with padding", "leave padding_idx out, and weigh padding by per_sample_weights of 0")
+    if any(user.args[1] != 0 for user in b.node.users):
+        raise Refusal("the places in the bags are read", "read the first result alone")
+    rows = b.op("Gather", weight, b.op("Reshape", indices, b.ints(-1, size)), axis=0)
+    if per_sample_weights is not None:
+        rows = b.op("Mul", rows, b.op("Reshape", per_sample_weights, b.ints(-1, size, 1)))
+    if mode == _MAX:
+        return (b.op("ReduceMax", rows, b.ints(1), keepdims=0),)
+    return (b.op("ReduceSum" if mode == _SUM else "ReduceMean", rows, b.ints(1), keepdims=0),)
+
+
+def _bag_size(b: Builder, indices: Value) -> int | None:
+    """How many indices each bag has, where all are known to have as many: offsets of 0, n, 2n and so on."""
+    node, count = b.node.args[2], b.node.meta[KEY][0].shape[0]
+    offsets = b.program.constant(node)
+    if offsets is not None:
+        length = indices.shape[0]
+        size = length // len(offsets) if isinstance(length, int) and len(offsets) else 0
+        return size if size and torch.equal(offsets.long(), torch.arange(0, length, size)) else None
+    steps = _step(node) if isinstance(node, fx.Node) else None
+    return steps if steps and b.same_size(indices.shape[0], count * steps) else None
+
+
+def _step(node: fx.Node) -> int | None:
+    """The distance of numbers counted from 0."""
+    if node.target is aten.arange.default:
+        return 1
+    if node.target is not aten.arange.start_step or node.args[0] != 0:
+        return None
+    step = node.args[2] if len(node.args) > 2 else 1
+    return step if type(step) is int else None
 
 
 @rule(aten.index_select.default)

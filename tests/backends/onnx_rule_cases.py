@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -284,6 +285,14 @@ places = integers(4, 2, 3, 6, 6)
 
 INDEXING: dict[str, Case] = {
     "embedding": (F.embedding, (integers(5, 2, 3), randn(5, 4))),
+    **{
+        f"embedding_bag_{mode}": (partial(F.embedding_bag, mode=mode), (integers(5, 2, 3), randn(5, 4)))
+        for mode in ("sum", "mean", "max")
+    },
+    "embedding_bag_weighted": (
+        lambda i, w, by: F.embedding_bag(i, w, per_sample_weights=by, mode="sum"),
+        (integers(5, 2, 3), randn(5, 4), randn(2, 3)),
+    ),
     "index": (lambda t, i: t[i], (x, rows)),
     "index_inner": (lambda t, i: t[:, :, i], (x, columns)),
     "index_two": (lambda t, i, j: t[i, j], (x, rows, columns)),

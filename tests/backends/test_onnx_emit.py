@@ -20,6 +20,7 @@ from tersor.backends.onnx.registry import RULES, rule
 from tersor.frontends.torch_export import trace
 from tersor.ir.errors import LoweringError
 from tersor.ir.program import Program
+from tersor.passes.canonical.canonicalize import Canonicalize
 
 aten = torch.ops.aten
 attend = F.scaled_dot_product_attention
@@ -142,10 +143,24 @@ def test_a_tied_tensor_is_stored_once() -> None:
     assert [tuple(tensor.dims) for tensor in model.graph.initializer] == [(7, 4)]
 
 
+@pytest.mark.parametrize("size", [1, 3])
+def test_bags_of_one_size_in_a_batch_of_any(size: int, run_onnx: RunOnnx) -> None:
+    model = nn.EmbeddingBag(7, 4, mode="mean")
+    program = trace(model, (torch.randint(0, 7, (2, size)),), dynamic={"input": {0: "batch"}})
+    inputs = [torch.randint(0, 7, (5, size))]
+    for given in (program, Canonicalize()(program)):
+        assert_same(program.run(inputs), run_onnx(emit_model(given), inputs))
+
+
 REFUSED: dict[str, tuple[Callable[..., Any], tuple[Tensor, ...], str]] = {
     "no rule": (torch.fft.rfft, (images(),), "no rule"),
     "boolean index": (lambda t, m: t[m], (images(), images() > 0), "depends on data"),
     "windows of different size": (lambda t: F.adaptive_avg_pool3d(t[None], 3), (images(),), "windows differ"),
+    "bags of any size": (
+        lambda i, w, start: F.embedding_bag(i, w, start),
+        (torch.arange(5), torch.randn(5, 4), torch.tensor([0, 2])),
+        "bags of different sizes",
+    ),
     "unbatched pool": (lambda t: F.max_pool2d(t, 2), (images()[0],), "batch dimension"),
 }
 

@@ -25,6 +25,7 @@ from .finite import refuse_unfinite
 from .observers import Range, Statistics, grid, pair_safe_scales, weight_scales
 from .output_range import Readers, readers_of
 from .roles import WEIGHTS, Role, WeightLayout, clamp_range, operands, role_of
+from .tables import parts_of, table_of
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Calibrate(Pass):
     """Run data through the observers, then turn each into fake-quantize with the scale and zero point it found.
 
     Under torchrun every process is given the same data and runs its part of it; what they saw is put together.
+    Of an embedding the whole table is taken, each row once, whatever tokens the data has.
     Biases of quantized operators become `fake_quantize_bias` on the accumulator's grid. The data is read once; memory
     does not grow with the number of batches.
 
@@ -84,7 +86,7 @@ class Calibrate(Pass):
     def _collect(self, program: Program, nodes: list[fx.Node]) -> tuple[dict[str, _Seen], int]:
         seen = self._observed(program, nodes)
         masked = {node for node in nodes if feeds_softmax(node)}
-        wanted = set(nodes)
+        wanted = {node for node in nodes if table_of(program, node.args[0]) is None}
         failed: list[CalibrationError] = []
 
         def visit(node: fx.Node, value: Any) -> None:
@@ -111,14 +113,19 @@ class Calibrate(Pass):
         groups: dict[str, list[fx.Node]] = {}
         for node in nodes:
             groups.setdefault(str(node.args[1]), []).append(node)
-        by_output = self.observer is Observer.OUTPUT
-        return {
-            group: _Seen(
-                Statistics(self.observer),
-                readers_of(program, members[0], self.convolutions) if by_output and len(members) == 1 else None,
-            )
-            for group, members in groups.items()
-        }
+        return {group: self._beginning(program, members) for group, members in groups.items()}
+
+    def _beginning(self, program: Program, members: list[fx.Node]) -> _Seen:
+        """A group before any data: of embeddings it is known already, as every row of their tables may occur."""
+        found = [table_of(program, node.args[0]) for node in members]
+        tables = {id(table): table for table in found if table is not None}
+        moving = tables and self.observer is Observer.MOVING_AVERAGE  # a table does not change from batch to batch
+        statistics = Statistics(Observer.MIN_MAX if moving else self.observer)
+        for table in tables.values() if rank() == 0 else ():
+            for part in parts_of(table):
+                statistics.add(part)
+        by_output = self.observer is Observer.OUTPUT and len(members) == 1 and not tables
+        return _Seen(statistics, readers_of(program, members[0], self.convolutions) if by_output else None)
 
     def _activation_grid(self, seen: dict[str, _Seen], node: fx.Node) -> tuple[Tensor, Tensor]:
         source, group, _, quant_min, quant_max, symmetric = node.args

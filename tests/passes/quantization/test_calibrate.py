@@ -18,6 +18,7 @@ from tersor.passes.compare import difference
 from tersor.passes.quantization.calibrate import Calibrate
 from tersor.passes.quantization.correct_bias import CorrectBias
 from tersor.passes.quantization.insert_fake_quant import InsertFakeQuant
+from tersor.passes.quantization.placement import Coverage
 from tersor.passes.quantization.quantize import Quantize
 
 
@@ -259,3 +260,54 @@ def test_weights_of_linears_with_few_bits_have_the_scale_of_least_error() -> Non
             scale = program.tensor(f"quantization.{name.replace('.', '_')}.scale")
             full = program.tensor(name).detach().abs().flatten(1).amax(1) / scheme.weight.qmax
             assert bool((scale < full * 0.999).any()) == (name in shrunk)
+
+
+class Words(nn.Module):
+    """Rows of a table, and a linear layer."""
+
+    def __init__(self, table: Tensor) -> None:
+        super().__init__()
+        self.words, self.linear = nn.Embedding.from_pretrained(table), nn.Linear(table.shape[1], 4)
+
+    def forward(self, tokens: Tensor) -> Any:
+        """int64[batch, length] to float32[batch, length, 4]."""
+        return self.linear(self.words(tokens))
+
+
+def grid_of_words(table: Tensor, tokens: Tensor, observer: Observer) -> tuple[float, float]:
+    """The scale of an embedding, and the mean squared error that its grid makes of the whole table."""
+    observed = InsertFakeQuant(coverage=Coverage.EVERYTHING)(trace(Words(table), (tokens,)))
+    quantized = Calibrate([(tokens,)], observer)(observed)
+    nodes = quantized.graph.find_nodes(op="call_function", target=FAKE_QUANTIZE)
+    node = next(node for node in nodes if "embedding" in node.name)
+    scale, zero_point = (quantized.constant(argument) for argument in node.args[1:3])
+    assert scale is not None
+    assert zero_point is not None
+    return scale.item(), error_of(table, scale.item(), zero_point.item())
+
+
+def error_of(table: Tensor, scale: float, zero_point: float) -> float:
+    rounded = torch.clamp((table / scale).round() + zero_point, -128, 127) - zero_point
+    return float((rounded * scale - table).square().mean())
+
+
+@pytest.mark.parametrize("observer", list(Observer))
+def test_the_grid_of_an_embedding_holds_rows_that_no_token_chose(observer: Observer) -> None:
+    torch.manual_seed(0)
+    table = torch.randn(300, 16) * torch.linspace(0.1, 2, 300)[:, None]
+    scale, found = grid_of_words(table, torch.arange(6).reshape(1, 6), observer)
+    assert 0.5 * (table.max() - table.min()) / 255 < scale <= (table.max() - table.min()) / 255 * 1.001
+    assert 10 * torch.log10(table.square().mean() / found) > 30
+
+
+def test_a_few_wild_rows_do_not_spoil_the_grid_of_an_embedding() -> None:
+    """The range is that of least error over the table: a scan of a hundred ranges finds none much better."""
+    torch.manual_seed(0)
+    table = torch.randn(3000, 16)
+    table[7, 0] = 8.0
+    _, found = grid_of_words(table, torch.tensor([[7, 1, 2]]), Observer.MSE)
+    ranges = [(share * table.min(), share * table.max()) for share in torch.linspace(0.3, 1, 100)]
+    scans = [((high - low) / 255, -128 - (low / ((high - low) / 255)).round()) for low, high in ranges]
+    assert found <= 1.02 * min(error_of(table, scale.item(), zero.item()) for scale, zero in scans)
+    whole = (table.max() - table.min()) / 255
+    assert found < error_of(table, whole.item(), (-128 - (table.min() / whole).round()).item())

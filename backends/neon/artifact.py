@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -58,15 +59,17 @@ class NeonArtifact(Artifact):
 
     def outputs(self, data: bytes, samples: int) -> list[Tensor]:
         """The outputs of all samples from the bytes that a program wrote."""
-        shapes = self.output_shapes()
-        values = torch.frombuffer(bytearray(data), dtype=torch.float32).reshape(samples, -1)
-        parts = values.split([int(torch.Size(shape).numel()) for shape in shapes], dim=1)
+        types = self.output_types()
+        values = np.frombuffer(
+            bytearray(data), np.dtype([(f"{i}", dtype, shape) for i, (shape, dtype) in enumerate(types)])
+        )
+        found = [torch.from_numpy(np.ascontiguousarray(values[f"{i}"])) for i in range(len(types))]
         return [
-            part.reshape(samples, *shape[1:]) if self._dynamic else part.reshape(shape)
-            for part, shape in zip(parts, shapes, strict=True)
+            tensor.reshape(samples, *shape[1:]) if self._dynamic else tensor.reshape(shape)
+            for tensor, (shape, _) in zip(found, types, strict=True)
         ]
 
-    def output_shapes(self) -> list[tuple[int, ...]]:
-        """The shape of each output, for one sample."""
-        notes = [note.removeprefix("output ") for note in self.report.notes if note.startswith("output ")]
-        return [tuple(map(int, filter(None, note.split("x")))) for note in notes]
+    def output_types(self) -> list[tuple[tuple[int, ...], str]]:
+        """The shape of each output, for one sample, and the name of its type."""
+        notes = [note.split(" ")[1:] for note in self.report.notes if note.startswith("output ")]
+        return [(tuple(map(int, filter(None, note[0].split("x")))), [*note, "float32"][1]) for note in notes]

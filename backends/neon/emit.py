@@ -7,7 +7,10 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
+import torch
+
 from tersor.ir.program import Program
+from tersor.ir.shapes import KEY
 from tersor.ir.sparsity import NM, Channel, Pattern
 
 from ..base import AuditRow, LoweringReport
@@ -18,6 +21,7 @@ from ..sparsity import sparsity_notes
 from .artifact import NeonArtifact
 from .backend import BLOCKS, Neon
 from .blob import Blob
+from .kernel_names import write_kernels
 from .machine import BUILDS
 from .memory import place
 from .plan import Planner
@@ -25,7 +29,6 @@ from .rules import RULES
 from .source import body
 from .steps import Convolution, MatMul, Step
 from .template_values import Variant, template_values
-from .toolchain import KERNELS
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -112,7 +115,7 @@ def _function(index: int, step: Step, lines: list[str]) -> str:
         [
             f"/* {type(step).__name__}: %{step.node} */",
             f"static void step_{index}(const int8_t *weights, int8_t *arena, const void *const *inputs,",
-            "                   float *const *outputs, tersor_share share)",
+            "                   void *const *outputs, tersor_share share)",
             "{",
             *silenced,
             text,
@@ -133,10 +136,7 @@ def _write(folder: Path, files: dict[str, str], blob: Blob) -> list[Path]:
     for name, text in files.items():
         written.append(folder / name)
         written[-1].write_text(text)
-    for source in sorted(KERNELS.iterdir()):
-        if source.suffix in (".c", ".h"):
-            written.append(Path(shutil.copy(source, folder / "kernels" / source.name)))
-    return written
+    return [*written, *write_kernels(folder / "kernels")]
 
 
 def _retire(out: Path, draft: Path, options: Neon) -> None:
@@ -172,9 +172,15 @@ def _report(
         f"{v.isa}: {len(v.plan.steps)} steps, arena of {v.arena.size} bytes, constants of {constants[v.isa]} bytes"
         for v in variants
     ]
-    notes += [f"output {'x'.join(str(int(size)) for size in node.meta['val'].shape)}" for node in program.outputs]
+    notes += [_output_note(node.meta[KEY]) for node in program.outputs]
     notes += sparsity_notes(program, _treatment)
     return LoweringReport("neon", tuple(rows), files, tuple(notes))
+
+
+def _output_note(value: torch.Tensor) -> str:
+    """What the artifact reads outputs by: sizes, and the type where it is no float32."""
+    sizes, dtype = "x".join(str(int(size)) for size in value.shape), str(value.dtype).removeprefix("torch.")
+    return f"output {sizes}" if value.dtype is torch.float32 else f"output {sizes} {dtype}"
 
 
 def _treatment(pattern: Pattern) -> str:

@@ -11,6 +11,9 @@ from .pack import SLACK, round_up
 
 Offsets = NDArray[np.int64]
 
+_STORE = 16
+"""Bytes that one instruction stores."""
+
 
 @dataclass(frozen=True)
 class Border:
@@ -84,6 +87,13 @@ class Layout:
     def first(self) -> int:
         """The byte offset of the first pixel inside the border."""
         return self.border.top * self.row_bytes + self.border.left * self.block
+
+    @property
+    def mostly_border(self) -> bool:
+        """Whether filling all of it takes less than its border: a gap takes about three times what one store takes."""
+        gaps = (self.rows - 1) * self.row_bytes + self.width * self.block
+        stores = self.rows + -(-(self.block_bytes - gaps) // _STORE)
+        return self.border != NO_BORDER and self.block_bytes <= 3 * stores * _STORE
 
     def offsets(self) -> Offsets:
         """The byte offset of every value, int64[channels, rows, width]."""

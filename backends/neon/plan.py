@@ -18,6 +18,7 @@ from tersor.ir.shapes import KEY
 from .fuse import fuse_sums
 from .layout import NO_BORDER, Affine, Border, Layout
 from .nests import Nest, nests
+from .places import places
 from .steps import Copy, Fill, FromBlocks, Step, ToBlocks, Walk
 from .views import CASTS, MOVEMENTS, Buffer, Elements, Run, filled_with, logical_offsets, moved, runs, to_planes
 
@@ -56,8 +57,9 @@ class Planner:
 
     def plan(self) -> Plan:
         """Plan every node, in graph order."""
+        given = places(self.program)
         for node in self.program.graph.nodes:
-            if node.op != "call_function":
+            if node.op != "call_function" or given.get(node, node) is not node:
                 continue
             rule = self.rules.get(node.target)
             if rule is not None and (images := self._images(node)) > 1:
@@ -126,7 +128,7 @@ class Planner:
         """A new buffer for a tensor whose channels lie along `axis`, or row-major. Its border is filled."""
         buffer = self._new(name, shape, axis, border, fill)
         if border != NO_BORDER:
-            self.steps.append(Fill(name, (), Walk.whole(buffer), fill, True))
+            self.steps.append(Fill(name, (), Walk.whole(buffer), fill, not buffer.layout.mostly_border))
         return buffer
 
     def _new(

@@ -22,6 +22,7 @@ from .choice import Choice, Plane, choose
 from .layout import Affine, Border
 from .maxima import plan_maximum
 from .numbers import EMBEDDING, plan_embedding
+from .places import PLACES, plan_place
 from .plan import LEAST, Planner, explicit_padding, integer, pair
 from .steps import (
     Convolution,
@@ -482,6 +483,7 @@ RULES: dict[object, Callable[[Planner, fx.Node], None]] = {
     norms.INT_SOFTMAX: _softmax,
     EMBEDDING: plan_embedding,
     aten.amax.default: plan_maximum,
+    **dict.fromkeys(PLACES, plan_place),
 }
 """By operator. Accumulators are planned with what reads them; movements are followed, not planned."""
 

@@ -29,6 +29,7 @@ from .steps import (
     MatMul,
     Normalize,
     Phases,
+    Place,
     Pool,
     Product,
     QuantizeInput,
@@ -108,7 +109,7 @@ def _fill(c: Context, s: Fill) -> list[str]:
     layout, border = walk.buffer.layout, walk.buffer.layout.border
     start = c.at(walk, inside=False)
     if not s.border_only:
-        return [_once(f"memset({start}, {s.value}, {layout.blocks * layout.block_bytes});")]
+        return [_once(f"tersor_fill({start}, {layout.blocks * layout.block_bytes}, {s.value});")]
     planes = f"    const tersor_planes planes = {_planes(walk)};"
     sides = f"(tersor_border){{{border.top}, {border.bottom}, {border.left}, {border.right}}}"
     return [planes, _once(f"tersor_fill_border(&planes, {sides}, {layout.block}, {s.value}, {start});")]
@@ -124,7 +125,7 @@ def _quantize(c: Context, s: QuantizeInput) -> list[str]:
 
 
 def _dequantize(c: Context, s: DequantizeOutput) -> list[str]:
-    call = f"{c.at(s.reads[0])} + span.begin, outputs[{s.index}] + span.begin, span.end - span.begin"
+    call = f"{c.at(s.reads[0])} + span.begin, (float *)outputs[{s.index}] + span.begin, span.end - span.begin"
     return [
         f"    const tersor_span span = tersor_share_of({s.count}, share);",
         f"    LAYER(tersor_dequantize)({call}, {_grid(s.scale, s.zero_point)});",
@@ -384,6 +385,12 @@ def _linear_output(c: Context, s: LinearOutput) -> list[str]:
     return [_struct("tersor_linear_float", "linear", fields), call]
 
 
+def _place(c: Context, s: Place) -> list[str]:
+    fields = {"rows": s.rows, "length": s.length, "bytes": s.bytes, "least": int(s.least)}
+    call = f"    tersor_layer_place(&place, {c.at(s.reads[0])}, outputs[{s.index}], share);"
+    return [_struct("tersor_place", "place", fields), call]
+
+
 _WRITERS: dict[type[Step], Callable[[Context, Any], list[str]]] = {
     Fill: _fill,
     QuantizeInput: _quantize,
@@ -403,6 +410,7 @@ _WRITERS: dict[type[Step], Callable[[Context, Any], list[str]]] = {
     Softmax: _softmax,
     Normalize: _normalize,
     LinearOutput: _linear_output,
+    Place: _place,
 }
 
 

@@ -245,6 +245,17 @@ class DequantizeOutput(Step):
 
 
 @dataclass(frozen=True)
+class Place(Step):
+    """Where the greatest value of each row stands, or the `least`, to an output of so many bytes a number."""
+
+    index: int = 0
+    bytes: int = 8
+    rows: int = 1
+    length: int = 1
+    least: bool = False
+
+
+@dataclass(frozen=True)
 class LinearOutput(Step):
     """A linear layer whose accumulators become a float output. scale: float32[out] or [1]."""
 

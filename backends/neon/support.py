@@ -16,6 +16,8 @@ from tersor.passes.quantization.placement import operator_of
 from ..base import Unsupported
 from .numbers import BYTES, misused
 from .numbers import sources as numbers_of
+from .places import BYTES as PLACE_BYTES
+from .places import misplaced, places
 from .rules import ACCUMULATORS, RULES
 from .views import CASTS, CHOICES, MOVEMENTS
 
@@ -24,18 +26,19 @@ _HINTS = dict.fromkeys(
     ("lstm", "gru", "rnn_tanh", "rnn_relu"),
     "1-d convolutions or attention, or run the recurrent layer in float, outside of the program",
 )
+_HINTS |= dict.fromkeys(("max", "min", "topk", "sort"), "amax(dim) for the value, argmax(dim) for its place")
 _OTHERWISE = "an operator that docs/arithmetic.md lists, or compute it outside of the program"
 
 
 def unsupported_nodes(program: Program) -> list[Unsupported]:
     """Every node that the library cannot compute, in graph order."""
     islands = {island.node: island.reason for island in float_islands(program)}
-    numbers = numbers_of(program)
+    numbers, given = numbers_of(program), places(program)
     found = []
     for node in program.graph.nodes:
-        reason = islands.get(node) or misused(node, numbers) or _reason(program, node)
+        reason = misplaced(node, given) or islands.get(node) or misused(node, numbers) or _reason(program, node)
         if reason is not None:
-            hint = _hint(operator_of(node), reason) if node in islands else None
+            hint = _hint(operator_of(node), reason) if islands.get(node) == reason else None
             found.append(Unsupported(node.name, operator_of(node), reason, hint, Origin.of(node)))
     return found
 
@@ -99,7 +102,10 @@ def _input_reason(node: fx.Node) -> str | None:
 
 
 def _output_reason(program: Program) -> str | None:
+    found = places(program)
     for output in program.outputs:
+        if output in found and output.meta[KEY].dtype in PLACE_BYTES:
+            continue
         if output.target is not DEQUANTIZE:
             return f"output %{output.name} is no dequantized value"
     return None

@@ -99,7 +99,7 @@ def _tensors(program: Program) -> list[_Tensor]:
         for index, (spec, node) in enumerate(zip(program.signature.inputs, program.placeholders, strict=True))
     ]
     for index, (name, node) in enumerate(zip(program.signature.output_names, program.outputs, strict=True)):
-        found.append(_Tensor(_words(name), torch.float32, _sizes(node), index, output=True))
+        found.append(_Tensor(_words(name), node.meta[KEY].dtype, _sizes(node), index, output=True))
     return found
 
 
@@ -128,7 +128,13 @@ def _input_values(tensors: Sequence[_Tensor]) -> dict[str, str]:
 
 
 def _output_values(tensors: Sequence[_Tensor]) -> dict[str, str]:
-    return {"outputs": str(len(tensors)), "output_counts": _numbers(tensor.count for tensor in tensors)}
+    floats = all(tensor.dtype is torch.float32 for tensor in tensors)
+    return {
+        "outputs": str(len(tensors)),
+        "output_counts": _numbers(tensor.count for tensor in tensors),
+        "output_bytes": ", ".join(f"sizeof({tensor.type})" for tensor in tensors),
+        "output_type": "float" if floats else "void",
+    }
 
 
 def _numbers(values: Iterable[int]) -> str:

@@ -27,7 +27,7 @@ static void *aligned(size_t size)
 static void answer(const model_call *call)
 {
     for (int i = 0; i < MODEL_OUTPUTS; i++)
-        fwrite(call->outputs[i], sizeof(float), call->output_counts[i], stdout);
+        fwrite(call->outputs[i], model_output_bytes[i], call->output_counts[i], stdout);
 }
 
 int main(void)
@@ -42,7 +42,7 @@ int main(void)
         call.inputs[i] = values;
     }
     for (int i = 0; i < MODEL_OUTPUTS; i++)
-        call.outputs[i] = aligned((call.output_counts[i] = model_output_counts[i]) * sizeof(float));
+        call.outputs[i] = aligned((call.output_counts[i] = model_output_counts[i]) * model_output_bytes[i]);
     BEGIN();
     const int wrong = model_run(&call);
     END();

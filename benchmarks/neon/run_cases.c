@@ -201,6 +201,7 @@ static void run_movement(call *c, const void *kernel)
         tersor_copy_loops((const tersor_loop *)(const void *)table, n[0], n[1], a, y, (tersor_share){n[2], n[3]});
         break;
     case 5: tersor_copy_runs(table, n[0], a, y, (tersor_share){n[1], n[2]}); break;
+    case 6: tersor_fill(y, n[0], (int8_t)n[1]); break;
     default: fail("no such movement");
     }
 }

@@ -97,6 +97,28 @@ int64_t tersor_index(const tersor_indices *indices, const void *input, int32_t a
     return memcpy(&large, from, sizeof large), large;
 }
 
+static int32_t greatest(const int8_t *x, int32_t length, int8_t flipped)
+{
+    int32_t place = 0;
+    for (int32_t i = 1; i < length; i++)
+        if ((x[i] ^ flipped) > (x[place] ^ flipped))
+            place = i;
+    return place;
+}
+
+void tersor_layer_place(const tersor_place *p, const int8_t *x, void *y, tersor_share share)
+{
+    const tersor_span rows = tersor_share_of(p->rows, share);
+    for (int32_t row = rows.begin; row < rows.end; row++) {
+        /* All bits turned, the order is turned. */
+        const int32_t place = greatest(x + (ptrdiff_t)row * p->length, p->length, p->least ? -1 : 0);
+        if (p->bytes == sizeof place)
+            ((int32_t *)y)[row] = place;
+        else
+            ((int64_t *)y)[row] = place;
+    }
+}
+
 void tersor_layer_gather(const tersor_indices *indices, const void *input, const int8_t *table, int32_t width, int8_t *y,
                          tersor_share share)
 {

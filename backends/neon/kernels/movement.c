@@ -51,6 +51,16 @@ TERSOR_INLINE void fill_gaps(int8_t *y, int32_t bytes, int32_t count, ptrdiff_t 
     }
 }
 
+void tersor_fill(int8_t *y, int32_t bytes, int8_t value)
+{
+#if TERSOR_NATIVE
+    const int8x16_t v = vdupq_n_s8(value);
+    for (; bytes >= 64; bytes -= 64, y += 64)
+        vst1q_s8(y, v), vst1q_s8(y + 16, v), vst1q_s8(y + 32, v), vst1q_s8(y + 48, v);
+#endif
+    memset(y, value, (size_t)bytes);
+}
+
 /* What is right of one row and left of the next is one run of bytes; so is what is below one plane and above the next. */
 void tersor_fill_border(const tersor_planes *p, tersor_border border, int32_t block, int8_t value, int8_t *y)
 {
@@ -105,37 +115,65 @@ typedef struct {
 } phase;
 
 #if TERSOR_NATIVE
-/* Even pixels of each row, and odd ones where there are `both`. What is read behind a row's last pair is slack. */
-TERSOR_INLINE void part_plane(const int8_t *x, int8_t *y, phase p, int32_t block, int both)
+TERSOR_INLINE void store_parted(int8_t *out, ptrdiff_t odd, int8x16x2_t v, int both)
 {
-    const int32_t step = 16 / block, whole = p.odds / step;
-    const int32_t even_rest = p.count - whole * step, odd_rest = p.odds - whole * step;
-    for (int32_t row = p.rows; row > 0; row--, x += p.x_step, y += p.y_step) {
-        const int8_t *in = x;
-        int8_t *out = y;
-        for (int32_t i = whole; i > 0; i--, in += 32, out += 16) {
-            const int8x16x2_t v = parted(in, block);
+    vst1q_s8(out, v.val[0]);
+    if (both)
+        vst1q_s8(out + odd, v.val[1]);
+}
+
+/* Even pixels of a row, and odd ones where there are `both`, of which one may be missing. What is read behind the last pair
+ * is slack. */
+TERSOR_INLINE void part_row(const int8_t *in, int8_t *out, const phase *p, int32_t block, int both)
+{
+    const int32_t step = 16 / block, whole = p->odds / step;
+    const int32_t even_rest = p->count - whole * step, odd_rest = p->odds - whole * step;
+    for (int32_t i = whole; i > 0; i--, in += 32, out += 16)
+        store_parted(out, p->odd, parted(in, block), both);
+    if (even_rest) {
+        const int8x16x2_t v = parted(in, block);
+        if (even_rest == step)
             vst1q_s8(out, v.val[0]);
-            if (both)
-                vst1q_s8(out + p.odd, v.val[1]);
-        }
-        if (even_rest) {
-            const int8x16x2_t v = parted(in, block);
-            if (even_rest == step)
-                vst1q_s8(out, v.val[0]);
-            else
-                store_pixels(out, v.val[0], even_rest, block);
-            if (both && odd_rest)
-                store_pixels(out + p.odd, v.val[1], odd_rest, block);
-        }
+        else
+            store_pixels(out, v.val[0], even_rest, block);
+        if (both && odd_rest)
+            store_pixels(out + p->odd, v.val[1], odd_rest, block);
     }
+}
+
+/* Whole registers, of which the last of a row may reach into the next row, which comes after it; so not the last row. */
+TERSOR_INLINE void part_rows(const int8_t *x, int8_t *y, const phase *p, int32_t block, int both, int32_t registers)
+{
+    for (int32_t row = p->rows; row > 1; row--, x += p->x_step, y += p->y_step)
+        for (int32_t i = 0; i < registers; i++)
+            store_parted(y + 16 * i, p->odd, parted(x + 32 * i, block), both);
+}
+
+TERSOR_INLINE void part_plane(const int8_t *x, int8_t *y, const phase *p, int32_t block, int both)
+{
+    const int32_t step = 16 / block, registers = (p->count + step - 1) / step, before = p->rows - 1;
+    if (p->odds < p->count || p->count < step - 1) { /* or it would reach what is left as it is, or beyond the next row */
+        for (int32_t row = before; row > 0; row--, x += p->x_step, y += p->y_step)
+            part_row(x, y, p, block, both);
+    } else {
+        if (registers == 1)
+            part_rows(x, y, p, block, both, 1);
+        else if (registers == 2)
+            part_rows(x, y, p, block, both, 2);
+        else
+            part_rows(x, y, p, block, both, registers);
+        x += before * p->x_step, y += before * p->y_step;
+    }
+    part_row(x, y, p, block, both);
 }
 
 TERSOR_INLINE void part_planes(const phase *p, int32_t block, int both)
 {
     const phase all = *p;
-    for (int32_t b = 0; b < all.blocks; b++)
-        part_plane(all.x + b * all.x_block, all.y + b * all.y_block, all, block, both);
+    const int8_t *x = all.x;
+    int8_t *y = all.y;
+    for (int32_t b = all.blocks; b > 0; b--, x += all.x_block, y += all.y_block)
+        part_plane(x, y, &all, block, both);
 }
 
 static void halves(const phase *p, int32_t block)
@@ -244,7 +282,26 @@ static void to_blocks_16(const int8_t *in, ptrdiff_t step, int8_t *out, int32_t 
     interleave(v, out, block);
 }
 
-/* The last `n` pixels of a row, less than 16. */
+/* 8 pixels of the same, of one block of 4 or 8 channels. */
+static void to_blocks_8(const int8_t *in, ptrdiff_t step, int8_t *out, int32_t block, int32_t there, int8x16_t rest)
+{
+    int8x8_t v[8];
+    TERSOR_UNROLL
+    for (int c = 0; c < 8; c++)
+        v[c] = c < there ? vld1_s8(in + c * step) : vget_low_s8(rest);
+    if (block == 4) {
+        const int8x8x4_t four = {{v[0], v[1], v[2], v[3]}};
+        vst4_s8(out, four);
+        return;
+    }
+    int16x8x4_t pairs;
+    TERSOR_UNROLL
+    for (int c = 0; c < 4; c++)
+        pairs.val[c] = vreinterpretq_s16_s8(vzip1q_s8(vcombine_s8(v[2 * c], v[2 * c]), vcombine_s8(v[2 * c + 1], v[2 * c + 1])));
+    vst4q_s16((int16_t *)(void *)out, pairs);
+}
+
+/* The last `n` pixels of a row, less than 8. */
 static void to_blocks_part(const int8_t *in, ptrdiff_t step, int8_t *out, int32_t n, int32_t block, int32_t there,
                            int8x16_t rest)
 {
@@ -279,6 +336,10 @@ static void to_blocks_row(const int8_t *in, ptrdiff_t step, int8_t *out, int32_t
     int32_t i = 0;
     for (; i + 16 <= count; i += 16)
         to_blocks_16(in + i, step, out + (ptrdiff_t)i * block, block, there, filling);
+    if (i + 8 <= count) {
+        to_blocks_8(in + i, step, out + (ptrdiff_t)i * block, block, there, filling);
+        i += 8;
+    }
     if (i < count)
         to_blocks_part(in + i, step, out + (ptrdiff_t)i * block, count - i, block, there, filling);
 #else

@@ -136,26 +136,73 @@ static void add_row(int32x4_t acc[4], const int8_t *x, int32_t bytes)
     }
 }
 
-void tersor_global_pool_neon(const tersor_pool *pool, const int8_t *x, int8_t *y, tersor_range range)
+/* The sums of one block: blocks of 4 in [0], blocks of 8 in [0] and [1]. */
+TERSOR_INLINE void plane_sums(int32x4_t sums[2], const tersor_pool *pool, const int8_t *plane, int32x4_t bias, int32_t rows,
+                              int32_t bytes, int32_t block)
+{
+    int32x4_t acc[4] = {bias, vdupq_n_s32(0), vdupq_n_s32(0), vdupq_n_s32(0)};
+    if (block == 8)
+        acc[1] = bias;
+    if (rows == 1 && bytes % REGISTER == 0 && bytes <= FIT_16_BITS / 2 * REGISTER) {
+        int16x8_t low = vdupq_n_s16(0), high = low;
+        for (; bytes > 0; bytes -= REGISTER, plane += REGISTER) {
+            const int8x16_t v = vld1q_s8(plane);
+            low = vaddw_s8(low, vget_low_s8(v)), high = vaddw_high_s8(high, v);
+        }
+        low = vaddq_s16(low, high);
+        acc[0] = vaddw_s16(acc[0], vget_low_s16(low)), acc[1] = vaddw_high_s16(acc[1], low);
+    } else {
+        for (int32_t row = 0; row < rows; row++)
+            add_row(acc, plane + (ptrdiff_t)row * pool->x_row, bytes);
+        /* Registers 0 and 2 hold the same channels, and so do 1 and 3. */
+        acc[0] = vaddq_s32(acc[0], acc[2]), acc[1] = vaddq_s32(acc[1], acc[3]);
+    }
+    sums[0] = block == 8 ? acc[0] : vaddq_s32(acc[0], acc[1]);
+    sums[1] = acc[1];
+}
+
+/* One pixel of a block. */
+TERSOR_INLINE void store_block(int8_t *y, int8x16_t q, int32_t block)
+{
+    if (block == 8)
+        vst1_s8(y, vget_low_s8(q));
+    else
+        vst1q_lane_s32((int32_t *)(void *)y, vreinterpretq_s32_s8(q), 0);
+}
+
+/* Blocks that fill a register together are requantized together. */
+TERSOR_INLINE void global_pool(const tersor_pool *pool, const int8_t *x, int8_t *y, tersor_range range, int32_t block)
 {
     const tersor_bounds bounds = tersor_bounds_of(&pool->requantize);
-    const int32_t bytes = pool->width * pool->block, flat = pool->x_row == bytes;
+    const float scale = pool->requantize.scale[0];
+    const int32_t magic = pool->requantize.magic, flat = pool->x_row == pool->width * block, half = block / 4;
+    const int32_t rows = flat ? 1 : pool->rows, bytes = pool->width * block * (flat ? pool->rows : 1);
     const int32x4_t bias = vdupq_n_s32(pool->bias);
-    for (int32_t b = range.group_begin; b < range.group_end; b++) {
-        int32x4_t acc[4] = {vdupq_n_s32(0), vdupq_n_s32(0), vdupq_n_s32(0), vdupq_n_s32(0)};
-        const int8_t *const plane = x + (ptrdiff_t)b * pool->x_block;
-        for (int32_t row = 0; row < (flat ? 1 : pool->rows); row++)
-            add_row(acc, plane + (ptrdiff_t)row * pool->x_row, flat ? bytes * pool->rows : bytes);
-        /* Blocks of 8: registers 0 and 2 hold channels 0 to 3, registers 1 and 3 hold 4 to 7. */
-        const int32x4_t even = vaddq_s32(acc[0], acc[2]), odd = vaddq_s32(acc[1], acc[3]), all = vaddq_s32(even, odd);
-        const int32x4_t low = vaddq_s32(bias, pool->block == 8 ? even : all), high = vaddq_s32(bias, odd);
-        const int32x4_t sums[4] = {low, high, low, high};
-        const int8x16_t q = narrow(sums, pool->requantize.scale[0], bounds, pool->requantize.magic);
-        if (pool->block == 8)
-            vst1_s8(y + (ptrdiff_t)b * pool->y_block, vget_low_s8(q));
-        else
-            tersor_store_part(y + (ptrdiff_t)b * pool->y_block, q, 4);
+    int32x4_t sums[5];
+    x += (ptrdiff_t)range.group_begin * pool->x_block, y += (ptrdiff_t)range.group_begin * pool->y_block;
+    int32_t left = range.group_end - range.group_begin;
+    for (; left >= 4 / half; left -= 4 / half) {
+        TERSOR_UNROLL
+        for (int i = 0; i < 4; i += half, x += pool->x_block)
+            plane_sums(sums + i, pool, x, bias, rows, bytes, block);
+        int8x16_t q = narrow(sums, scale, bounds, magic);
+        TERSOR_UNROLL
+        for (int i = 0; i < 4; i += half, y += pool->y_block, q = vextq_s8(q, q, 4 * half))
+            store_block(y, q, block);
     }
+    for (; left > 0; left--, x += pool->x_block, y += pool->y_block) {
+        plane_sums(sums, pool, x, bias, rows, bytes, block);
+        sums[2] = sums[3] = sums[0];
+        store_block(y, narrow(sums, scale, bounds, magic), block);
+    }
+}
+
+void tersor_global_pool_neon(const tersor_pool *pool, const int8_t *x, int8_t *y, tersor_range range)
+{
+    if (pool->block == 8)
+        global_pool(pool, x, y, range, 8);
+    else
+        global_pool(pool, x, y, range, 4);
 }
 
 #endif

@@ -21,6 +21,8 @@
 
 #include <stdint.h>
 
+#include "tersor_names.h"
+
 #define TERSOR_SLACK 64
 
 /* Channels in one group: what tersor_range counts, and what the packed weights are divided by. */
@@ -168,6 +170,8 @@ tersor_lookup_kernel tersor_lookup_neon, tersor_lookup_portable;
 typedef struct {
     int32_t top, bottom, left, right;
 } tersor_border;
+/* The whole of it, where that takes fewer stores. */
+void tersor_fill(int8_t *y, int32_t bytes, int8_t value);
 void tersor_fill_border(const tersor_planes *planes, tersor_border border, int32_t block, int8_t value, int8_t *y);
 
 /* q = clamp(round_half_even(x / scale) + zero_point, min, max), not-a-number becomes min; x = (q - zero_point) * scale. */

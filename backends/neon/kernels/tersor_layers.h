@@ -102,6 +102,14 @@ typedef struct {
     int32_t hidden_rows;
 } tersor_softmax;
 
+/* y[row] = where in x[rows][length] the greatest value of a row stands, or the least; of several, the first. y is of
+ * int32_t or int64_t. */
+typedef struct {
+    int32_t rows, length, bytes, least;
+} tersor_place;
+
+void tersor_layer_place(const tersor_place *place, const int8_t *x, void *y, tersor_share share);
+
 void tersor_layer_softmax(const tersor_softmax *softmax, const int8_t *x, int8_t *y, tersor_share share);
 
 /* x[rows][length], normalized with 12 fractional bits, times weight plus bias (either may be null), requantized by

@@ -13,7 +13,7 @@
 #endif
 
 /* One layer, or one thread's share of it. Steps run in order; all shares of a step before any of the next. */
-typedef void tersor_step(const int8_t *weights, int8_t *arena, const void *const *inputs, float *const *outputs,
+typedef void tersor_step(const int8_t *weights, int8_t *arena, const void *const *inputs, void *const *outputs,
                          tersor_share share);
 
 typedef struct {

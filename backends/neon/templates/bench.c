@@ -54,7 +54,7 @@ int main(int argc, char **argv)
     }
     for (int i = 0; i < @NAME@_OUTPUTS; i++) {
         call.output_counts[i] = @name@_output_counts[i];
-        call.outputs[i] = aligned(call.output_counts[i] * sizeof(float));
+        call.outputs[i] = aligned(call.output_counts[i] * @name@_output_bytes[i]);
     }
     for (int run = 0; run < runs; run++) {
         const double started = now();

@@ -36,7 +36,7 @@ static int serve(@name@_call *call, void *const inputs[])
         if (wrong)
             return fprintf(stderr, "@name@_run: %s\n", @name@_message(wrong)), 1;
         for (int i = 0; i < @NAME@_OUTPUTS; i++)
-            if (fwrite(call->outputs[i], sizeof(float), call->output_counts[i], stdout) != call->output_counts[i])
+            if (fwrite(call->outputs[i], @name@_output_bytes[i], call->output_counts[i], stdout) != call->output_counts[i])
                 return fprintf(stderr, "output %d was not written\n", i), 2;
         if (fflush(stdout))
             return fprintf(stderr, "the outputs were not written\n"), 2;
@@ -55,14 +55,14 @@ int main(void)
     for (int i = 0; i < @NAME@_INPUTS; i++)
         input_at[i] = reserve(&used, (call.input_counts[i] = @name@_input_counts[i]) * @name@_input_bytes[i]);
     for (int i = 0; i < @NAME@_OUTPUTS; i++)
-        output_at[i] = reserve(&used, (call.output_counts[i] = @name@_output_counts[i]) * sizeof(float));
+        output_at[i] = reserve(&used, (call.output_counts[i] = @name@_output_counts[i]) * @name@_output_bytes[i]);
     if (posix_memalign(&memory, @NAME@_ALIGNMENT, used + @NAME@_ALIGNMENT))
         return fprintf(stderr, "no memory for %zu bytes\n", used), 1;
     call.arena = memory;
     for (int i = 0; i < @NAME@_INPUTS; i++)
         call.inputs[i] = inputs[i] = (char *)memory + input_at[i];
     for (int i = 0; i < @NAME@_OUTPUTS; i++)
-        call.outputs[i] = (float *)(void *)((char *)memory + output_at[i]);
+        call.outputs[i] = (void *)((char *)memory + output_at[i]);
     const int status = serve(&call, inputs);
     free(memory);
     return status;

@@ -6,6 +6,7 @@
 const size_t @name@_input_counts[@NAME@_INPUTS] = {@input_counts@};
 const size_t @name@_input_bytes[@NAME@_INPUTS] = {@input_bytes@};
 const size_t @name@_output_counts[@NAME@_OUTPUTS] = {@output_counts@};
+const size_t @name@_output_bytes[@NAME@_OUTPUTS] = {@output_bytes@};
 
 /* NULL where the library is built with @NAME@_MAPPED_WEIGHTS and without weights.S. */
 #ifndef @NAME@_MAPPED_WEIGHTS
@@ -90,9 +91,12 @@ static int check(const @name@_call *call, const tersor_variant *variant)
 static void run(const @name@_call *call, const tersor_variant *variant, int step, tersor_share share)
 {
     const void *inputs[@NAME@_INPUTS];
+    void *outputs[@NAME@_OUTPUTS];
     for (int i = 0; i < @NAME@_INPUTS; i++)
         inputs[i] = call->inputs[i];
-    variant->steps[step](weights_of(call), call->arena, inputs, call->outputs, share);
+    for (int i = 0; i < @NAME@_OUTPUTS; i++)
+        outputs[i] = call->outputs[i];
+    variant->steps[step](weights_of(call), call->arena, inputs, outputs, share);
 }
 
 int @name@_run(const @name@_call *call)

@@ -40,15 +40,16 @@ enum {
     @NAME@_WRONG_INDEX    /* an input has a number that its table has no row for */
 };
 
-/* Values of each input and output, and the bytes of one value of an input. Outputs are float32. */
+/* Values of each input and output, and the bytes of one value. */
 extern const size_t @name@_input_counts[@NAME@_INPUTS];
 extern const size_t @name@_input_bytes[@NAME@_INPUTS];
 extern const size_t @name@_output_counts[@NAME@_OUTPUTS];
+extern const size_t @name@_output_bytes[@NAME@_OUTPUTS];
 
 typedef struct {
     const @input_type@ *inputs[@NAME@_INPUTS];
     size_t input_counts[@NAME@_INPUTS];
-    float *outputs[@NAME@_OUTPUTS];
+    @output_type@ *outputs[@NAME@_OUTPUTS];
     size_t output_counts[@NAME@_OUTPUTS];
     void *arena;          /* @name@_arena_size() bytes, aligned; its contents need not be kept between calls */
     size_t arena_size;

@@ -15,6 +15,7 @@ import tersor as ts
 from tersor.backends.neon import toolchain
 from tersor.backends.neon.artifact import NeonArtifact
 from tersor.backends.neon.backend import Neon
+from tersor.backends.neon.kernel_names import write_kernels
 from tersor.backends.neon.machine import Machine
 from tersor.ir.program import Program
 from tersor.passes.manager import PassManager
@@ -41,9 +42,8 @@ class Machines:
 
 def build_kernels(folder: Path, compiler: toolchain.Compiler, flags: Sequence[str]) -> Path:
     """An archive of all kernels."""
-    objects = [
-        compiler.compile(source, folder / f"{source.stem}.o", flags) for source in sorted(toolchain.KERNELS.glob("*.c"))
-    ]
+    sources = [path for path in write_kernels(folder) if path.suffix == ".c"]
+    objects = [compiler.compile(source, folder / f"{source.stem}.o", flags) for source in sources]
     archive = folder / "libkernels.a"
     subprocess.run(["ar", "rcs", str(archive), *map(str, objects)], check=True)
     return archive

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 import tersor as ts
-from tersor.backends.neon import toolchain
+from tersor.backends.neon import kernel_names, toolchain
 from tersor.backends.neon.backend import Neon
 from tersor.backends.neon.machine import Machine
 from tersor.ir.errors import LoweringError
@@ -72,18 +72,34 @@ int main()
 """
 
 
+def of_another_version(folder: Path) -> Path:
+    """The kernels with one more field in a structure."""
+    shutil.copytree(toolchain.KERNELS, folder, dirs_exist_ok=True)
+    header = folder / "tersor_kernels.h"
+    text = header.read_text()
+    header.write_text(text.replace("    int32_t channels; /*", "    double added[4];\n    int32_t channels; /*"))
+    assert header.read_text() != text
+    return folder
+
+
 @pytest.mark.emulated
-def test_two_models_in_one_program_of_cplusplus(program: Program, machines: Machines, tmp_path: Path) -> None:
-    """Their symbols do not meet, whatever the prefix is; `m` begins the name of main.c as well."""
+def test_two_models_in_one_program_of_cplusplus(
+    program: Program, machines: Machines, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their symbols do not meet, whatever the prefix is; `m` begins the name of main.c as well.
+
+    The second is of another version, whose kernels are called with another structure: each takes its own kernels.
+    """
     if shutil.which("c++") is None:
         unavailable("no C++ compiler: apt-get install g++")
     torch.manual_seed(1)
     other = quantized(nn.Sequential(nn.Conv2d(3, 9, 4, 4), nn.Flatten(2), nn.Linear(4, 5)), (X,))
     machine = Machine(portable=True, flags=("-O1", "-Werror"))
-    folders = [
-        ts.lower(one, Neon(isas=("neon",), library=name), tmp_path / name).on(machine).build()  # type: ignore[attr-defined]
-        for one, name in ((program, "first"), (other, "m"))
-    ]
+    folders = []
+    for one, name in ((program, "first"), (other, "m")):
+        folders.append(ts.lower(one, Neon(isas=("neon",), library=name), tmp_path / name).on(machine).build())  # type: ignore[attr-defined]
+        monkeypatch.setattr(kernel_names, "KERNELS", of_another_version(tmp_path / "kernels"))
+        kernel_names.digest.cache_clear()
     (tmp_path / "two.cpp").write_text(TWO)
     libraries = [folder / f"lib{name}.a" for folder, name in zip(folders, ("first", "m"), strict=True)]
     flags = ["-Wall", "-Wextra", "-pedantic", "-Werror", "-std=c++20", *(f"-I{folder}" for folder in folders)]

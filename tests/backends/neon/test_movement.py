@@ -16,7 +16,7 @@ from tersor.backends.neon.views import runs
 
 from .harness import UNTOUCHED, Array, Case, Int8, run
 
-BORDER, PHASES, TO_BLOCKS, FROM_BLOCKS, LOOPS, RUNS = range(6)
+BORDER, PHASES, TO_BLOCKS, FROM_BLOCKS, LOOPS, RUNS, FILL = range(7)
 NO_PLANES = (0,) * 9
 SHARES = ((0, 1), (0, 3), (2, 3))
 
@@ -55,9 +55,18 @@ def borders(block: int) -> Iterator[Case]:
         yield case(f"border {top} {left}", planes, extra, untouched(0), before, after)
 
 
+def fills() -> Iterator[Case]:
+    for size in (4, 8, 60, 64, 68, 200):
+        after = untouched(size + 8)
+        after[:size] = -7
+        yield case(f"fill {size}", NO_PLANES, (FILL, size, -7), untouched(0), untouched(size + 8), after)
+
+
 def phases(rng: np.random.Generator, block: int) -> Iterator[Case]:
     """Every stride-th pixel, of the phases that are wanted, in the order wanted."""
-    sizes = ((6, 8, 2, 2), (5, 17, 2, 2), (7, 5, 3, 2), (1, 1, 2, 2), (4, 4, 1, 3), (9, 33, 2, 2), (16, 16, 8, 8))
+    odd = ((5, 17, 2, 2), (7, 5, 3, 2), (1, 1, 2, 2), (4, 4, 1, 3), (9, 33, 2, 2))
+    even = ((6, 8, 2, 2), (10, 10, 2, 2), (6, 6, 2, 2), (9, 4, 2, 2), (8, 2, 2, 2), (5, 38, 2, 2), (16, 16, 8, 8))
+    sizes = (*odd, *even)
     for (height, width, sy, sx), share in itertools.product(sizes, SHARES):
         present = [p for p in range(sy * sx) if p // sx < height and p % sx < width]
         for wanted in (present, present[:1], present[::2], present[1:]):
@@ -112,7 +121,7 @@ def one_nest(name: str, nest: Nest, x: Int8, size: int) -> Iterator[Case]:
 
 
 def layouts(rng: np.random.Generator, block: int) -> Iterator[Case]:
-    for channels, width, gap in itertools.product((1, 3, 4, 8, 9, 17), (5, 16, 33), (0, 2)):
+    for channels, width, gap in itertools.product((1, 3, 4, 8, 9, 17), (5, 8, 14, 16, 33), (0, 2)):
         x = rng.integers(-128, 128, (channels, 3, width), dtype=np.int8)
         blocks = -(-channels // block)
         filled = np.full((blocks * block, 3, width), 11, np.int8)
@@ -137,6 +146,7 @@ def all_cases() -> list[Case]:
     rng = np.random.default_rng(0)
     return [
         *copies(rng),
+        *fills(),
         *(c for b in (4, 8) for make in (borders(b), phases(rng, b), layouts(rng, b)) for c in make),
     ]
 

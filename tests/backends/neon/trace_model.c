@@ -102,8 +102,8 @@ static void in_threads(const model_call *call, int step)
 static void answer(const model_call *call)
 {
     for (int i = 0; i < MODEL_OUTPUTS; i++) {
-        fwrite(call->outputs[i], sizeof(float), call->output_counts[i], stdout);
-        memset(call->outputs[i], 0xFF, call->output_counts[i] * sizeof(float));
+        fwrite(call->outputs[i], model_output_bytes[i], call->output_counts[i], stdout);
+        memset(call->outputs[i], 0xFF, call->output_counts[i] * model_output_bytes[i]);
     }
 }
 
@@ -127,7 +127,7 @@ int main(void)
         call.inputs[i] = values;
     }
     for (int i = 0; i < MODEL_OUTPUTS; i++)
-        call.outputs[i] = guarded((call.output_counts[i] = model_output_counts[i]) * sizeof(float));
+        call.outputs[i] = guarded((call.output_counts[i] = model_output_counts[i]) * model_output_bytes[i]);
     refuses_wrong_calls(&call);
     knows_its_weights(weights);
     memset(call.arena, 0x5A, call.arena_size);

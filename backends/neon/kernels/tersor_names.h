@@ -1,0 +1,1 @@
+/* Each library has a header of this name that puts a digest of these sources behind the name of every kernel. */

@@ -63,7 +63,7 @@ class NeonArtifact(Artifact):
         values = np.frombuffer(
             bytearray(data), np.dtype([(f"{i}", dtype, shape) for i, (shape, dtype) in enumerate(types)])
         )
-        found = [torch.from_numpy(np.ascontiguousarray(values[f"{i}"])) for i in range(len(types))]
+        found = [torch.from_numpy(values[f"{i}"].copy()) for i in range(len(types))]
         return [
             tensor.reshape(samples, *shape[1:]) if self._dynamic else tensor.reshape(shape)
             for tensor, (shape, _) in zip(found, types, strict=True)

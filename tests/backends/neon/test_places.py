@@ -31,7 +31,7 @@ class Found(nn.Module):
 
 
 FINISHES: dict[str, Callable[[Tensor, Tensor], Any]] = {
-    "with logits": lambda pixels, logits: (logits, logits.argmax(1, keepdim=True), logits.argmin(-1).to(torch.int32)),
+    "with logits": lambda pixels, logits: (logits, logits.argmin(1, keepdim=True)),
     "of pixels": lambda pixels, logits: (
         pixels.argmax(1).to(torch.int32).unsqueeze(1),
         pixels.argmax(3),

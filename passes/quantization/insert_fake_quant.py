@@ -9,6 +9,7 @@ from typing import ClassVar
 from torch import fx
 
 from tersor.ir.errors import PassError
+from tersor.ir.macs import RULES as MULTIPLIES
 from tersor.ir.operators import OBSERVE
 from tersor.ir.program import Program
 from tersor.ir.quantization import INT8, Granularity, QuantType, Scheme
@@ -61,11 +62,7 @@ class InsertFakeQuant(Pass):
         self._refuse_unmatched(program)
         plan = place(program, self.coverage, self.operators, self.skip, self.only)
         if not self._has_work(plan):
-            raise PassError(
-                "there is nothing to quantize",
-                expected=f"at least one of {', '.join(sorted({t._opname for t in WEIGHTS}))}",  # type: ignore[attr-defined]
-                found=f"operators={self.operators}, skip={self.skip}" if self.operators or self.skip else None,
-            )
+            raise self._nothing(program)
         for spot in plan.places:
             self._observe_activation(program, spot)
         weights: dict[str, fx.Node] = {}
@@ -74,6 +71,17 @@ class InsertFakeQuant(Pass):
                 self._observe_weight(program, node, weights)
         kinds = ", ".join(f"{count} {name}" for name, count in Counter(map(operator_of, plan.quantized)).items())
         return PassResult(program, True, (f"quantizes {kinds}", f"{len(plan.places)} activations on grids"))
+
+    def _nothing(self, program: Program) -> PassError:
+        kernels = sorted(target._opname for target in WEIGHTS)  # type: ignore[attr-defined]
+        products = [node for node in program.graph.nodes if node.target in MULTIPLIES]
+        heavy = {operator_of(node) for node in products if role_of(program, node) is Role.FLOAT}
+        return PassError(
+            "there is nothing to quantize",
+            expected=f"at least one of {', '.join(kernels)}",
+            found=f"operators={self.operators}, skip={self.skip}" if self.operators or self.skip else None,
+            hint=f"{', '.join(sorted(heavy))} has no integer kernel, and stays float" if heavy else None,
+        )
 
     def _has_work(self, plan: Placement) -> bool:
         """A kernel has to gain by it; where everything is to be integer, any operator is a reason."""

@@ -152,6 +152,11 @@ def test_everything_is_a_reason_without_any_weight() -> None:
         placed(lambda m, x: torch.softmax(x, -1), IMAGE)
 
 
+def test_what_has_weights_but_no_integer_kernel_is_named() -> None:
+    with pytest.raises(PassError, match="conv_transpose2d has no integer kernel"):
+        placed(lambda m, x: F.conv_transpose2d(x, m.a.weight), IMAGE)
+
+
 def test_the_second_of_two_results_that_do_not_only_move_is_float() -> None:
     found = placed(lambda m, x: m.b(m.a(x).topk(8, 3)[0]), IMAGE, **EVERYTHING)
     assert "getitem" in found

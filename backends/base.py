@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, fx
 
 from tersor.ir.errors import ArchiveError, LoweringError
@@ -100,12 +101,13 @@ class Artifact(ABC):
         self.report = report
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
-        """Run on inputs nested as the model's; outputs nested as the model's.
+        """Run on inputs nested as the model's; outputs nested as the model's, on the device of the first input.
 
         Raises SignatureError where the inputs do not fit, MissingDependencyError where the runtime is not installed.
         """
-        outputs = self.run_flat(self.signature.flatten(args, kwargs))
-        return self.signature.outputs.unflatten(iter(outputs))
+        inputs = self.signature.flatten(args, kwargs)
+        home = inputs[0].device if inputs else torch.device("cpu")
+        return self.signature.outputs.unflatten(output.to(home) for output in self.run_flat(inputs))
 
     @abstractmethod
     def run_flat(self, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
@@ -153,7 +155,11 @@ class Backend(ABC):
         return ()
 
     def prepare(self, program: Program) -> Program:
-        """The program after `passes`, ready to emit. Raises LoweringError listing every node that is not taken."""
+        """The program after `passes`, on the CPU, ready to emit: the same files, wherever it was.
+
+        Raises LoweringError listing every node that is not taken.
+        """
+        program = program.to("cpu")
         steps = [step for step in self.passes() if step.gives is None or step.gives is not program.stage]
         if steps and program.stage not in steps[0].takes:
             raise self._too_early(program, steps[0])

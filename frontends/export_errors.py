@@ -25,10 +25,12 @@ _DATA_DEPENDENT = (
     r"data-dependent|GuardOnDataDependent|Could not guard|Dynamic control flow|\.item\(\)|_local_scalar_dense"
 )
 _CALLED_WRONGLY = r"missing .*required|unexpected keyword|takes .* positional|got multiple values"
+_DEVICES = r"two different devices|on the same device|Device Propagation"
 _NO_SHAPE_FUNCTION = r"no fake impl|Unsupported operator|no meta"
 _HINTS: tuple[tuple[str, str], ...] = (
     (_DATA_DEPENDENT, "a Python branch or size depends on a tensor's values: write it with torch.where or masks"),
     (_NO_SHAPE_FUNCTION, "register a shape function with torch.library.register_fake"),
+    (_DEVICES, "put the example and the model on one device: example.to(device), or model.to(device)"),
     (_CALLED_WRONGLY, "give args and kwargs as the model is called"),
     (_SHAPES, "check the example's shapes and dtypes"),
 )

@@ -19,6 +19,7 @@ from tersor.ir.errors import TraceError
 from tersor.ir.names import legal
 from tersor.ir.origin import KEY as ORIGIN
 from tersor.ir.origin import Origin
+from tersor.ir.placement import move
 from tersor.ir.program import HistoryEntry, Program
 from tersor.ir.signature import Signature, TensorSpec
 
@@ -62,6 +63,8 @@ def trace(
     dynamic: the dimensions that change from call to call, by input name: `{"x": {0: "batch"}}`. An input inside a
         container is named by its path, `"batch.input_ids"`.
 
+    The program is where the model is: on the CPU or on a GPU, and the example has to be there too.
+
     The model is traced in inference mode, its own mode and weights are left as they were (weights are copied), and
     `Program.train()` switches batch norm and dropout later. The graph is functional ATen, views as reshape.
 
@@ -71,12 +74,24 @@ def trace(
     if not isinstance(model, nn.Module):
         raise TraceError("only a torch.nn.Module can be traced", expected="torch.nn.Module", found=type(model).__name__)
     args = (args,) if isinstance(args, Tensor) else tuple(args)
+    _refuse_many_devices(model)
     with silence(), _inference(model), settings_for_export(model, kwargs or {}) as (extra, notes):
         dims = DynamicDims(model, args, {**(kwargs or {}), **extra}, dynamic or {})
         flat = FlatModel(model, dims.structure)
         exported = _export(flat, dims)
         program = _Importer(exported, flat, dims).program(name or type(model).__name__)
     return program.recorded(HistoryEntry("trace", {"model": type(model).__qualname__}, tuple(notes)))
+
+
+def _refuse_many_devices(model: nn.Module) -> None:
+    found = {str(tensor.device) for tensor in (*model.parameters(), *model.buffers())}
+    if len(found) > 1:
+        raise TraceError(
+            "the model is spread over devices",
+            expected="all parameters and buffers on one",
+            found=", ".join(sorted(found)),
+            hint=f"model.to({max(found)!r}), or model.cpu() where one device has no room for it",
+        )
 
 
 def _export(flat: FlatModel, dims: DynamicDims) -> ExportedProgram:
@@ -133,7 +148,14 @@ class _Importer:
         self.graph.eliminate_dead_code()
         program = Program.build(self.graph, self.tensors, self._signature(), name=name, example=self.dims.example)
         program.remove_unused_tensors()
+        move(program, self._home())
         return program
+
+    def _home(self) -> torch.device:
+        """The model's device: that of its first tensor, or of its example. Constants that it makes are moved there."""
+        model = self.flat.model
+        tensors = (*model.parameters(), *model.buffers(), *self.dims.example)
+        return next((tensor.device for tensor in tensors), torch.device("cpu"))
 
     def _refuse_mutation(self) -> None:
         for spec in self.exported.graph_signature.output_specs:

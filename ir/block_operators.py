@@ -94,13 +94,18 @@ def dynamic_grid(x: Tensor, per_token: bool) -> tuple[Tensor, Tensor]:
     """Scale and zero point of a value, float32[...] and int32[...], the last size 1 where there is one a token."""
     x = x.float()
     if per_token:
-        scale = x.abs().amax(-1, keepdim=True) / 127
+        scale = _divided(x.abs().amax(-1, keepdim=True), 127)
         return torch.where(scale > _TINY, scale, 1.0), torch.zeros_like(scale, dtype=torch.int32)
     low, high = x.amin().clamp(max=0), x.amax().clamp(min=0)
-    scale = (high - low) / 255
+    scale = _divided(high - low, 255)
     scale = torch.where(scale > _TINY, scale, 1.0)
     zero = torch.round((0 - low) / scale).clamp(0, 255) - 128
     return scale, zero.to(torch.int32)
+
+
+def _divided(values: Tensor, number: int) -> Tensor:
+    """A float32 quotient on every device: by a plain number, CUDA multiplies by the reciprocal."""
+    return torch.div(values, torch.full_like(values, number))
 
 
 def _fake_quantize_dynamic(x: Tensor, per_token: bool) -> Tensor:

@@ -68,12 +68,16 @@ _ROWS: dict[Any, Rows] = {
 
 
 def example_of(program: Program) -> tuple[Tensor, ...]:
-    """The flat inputs that the program was traced with, or synthetic ones where it has none."""
-    return synthesize(program) if program.example is None else program.example
+    """The flat inputs that the program was traced with, or synthetic ones where it has none, on its device."""
+    if program.example is None:
+        return synthesize(program)
+    home = program.device
+    there = all(tensor.device == home for tensor in program.example)
+    return program.example if there else tuple(tensor.to(home) for tensor in program.example)
 
 
 def synthesize(program: Program, seed: int = 0, sizes: Mapping[str, int] | None = None) -> tuple[Tensor, ...]:
-    """Flat inputs that fit the signature; the same seed gives the same ones.
+    """Flat inputs that fit the signature, on the program's device; the same seed gives the same ones everywhere.
 
     Floats are normal with mean 0 and deviation 1. Integers that choose rows (of an embedding, gather, index) are
     uniform over the rows, uint8 over 0..255 (images); other integers are ones, as attention masks are, and booleans
@@ -84,7 +88,7 @@ def synthesize(program: Program, seed: int = 0, sizes: Mapping[str, int] | None 
     generator = torch.Generator().manual_seed(seed)
     chosen = _choose(program.signature.dims, sizes or {})
     pairs = zip(program.placeholders, program.signature.inputs, strict=True)
-    inputs = tuple(_value(program, node, spec, chosen, generator) for node, spec in pairs)
+    inputs = tuple(_value(program, node, spec, chosen, generator).to(program.device) for node, spec in pairs)
     program.signature.check(inputs)
     return inputs
 

@@ -95,7 +95,7 @@ def _argument_to_json(value: Any, node: fx.Node) -> Any:
         items = [_argument_to_json(item, node) for item in value]
         return items if isinstance(value, list) else {"tuple": items}
     if isinstance(value, torch.device):
-        return {"device": str(value)}
+        return {"device": "cpu" if value.type != "meta" else str(value)}  # a file says nothing of where it is read
     if type(value) in _CONSTANTS:
         return {type(value).__name__: str(value).removeprefix("torch.")}
     raise ArchiveError(

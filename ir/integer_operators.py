@@ -42,7 +42,8 @@ _LIBRARY = torch.library.Library("tersor", "FRAGMENT")
 
 def quantize(x: Tensor, scale: Tensor, zero_point: int, quant_min: int, quant_max: int) -> Tensor:
     """Float to int8, on one grid."""
-    return quantize_to_grid(x, scale, torch.tensor(zero_point), None, quant_min, quant_max).to(torch.int8)
+    zero = torch.full((), zero_point, device=x.device)
+    return quantize_to_grid(x, scale, zero, None, quant_min, quant_max).to(torch.int8)
 
 
 def dequantize(q: Tensor, scale: Tensor, zero_point: int, axis: int | None) -> Tensor:
@@ -95,16 +96,25 @@ def _accumulate(
     """Integer products by float kernels whose every partial sum is exact."""
     values = x.to(torch.int32) - zero_point
     largest = int(weight.flatten(1).to(torch.int32).abs().sum(1).max()) if weight.numel() else 0
-    exact = torch.float32 if 255 * largest < _EXACT_IN_FLOAT32 else torch.float64
-    acc = product(values.to(exact), weight.to(exact)).to(torch.int32)
+    exact = _exact_type(x, 255 * largest)
+    acc = product(values.to(exact), weight.to(exact)).round_().to(torch.int32)
     return acc if bias is None else acc + bias.reshape(shape)
 
 
 def int_matmul(a: Tensor, b: Tensor, zero_a: int, zero_b: int) -> Tensor:
     """int8[..., M, K] and int8[..., K, N] to int32[..., M, N]."""
-    exact = torch.float32 if 255 * 255 * a.shape[-1] < _EXACT_IN_FLOAT32 else torch.float64
+    exact = _exact_type(a, 255 * 255 * a.shape[-1])
     left, right = (a.to(torch.int32) - zero_a).to(exact), (b.to(torch.int32) - zero_b).to(exact)
-    return torch.matmul(left, right).to(torch.int32)
+    return torch.matmul(left, right).round_().to(torch.int32)
+
+
+def _exact_type(x: Tensor, furthest: int) -> torch.dtype:
+    """The float type whose kernels give exact sums up to `furthest`, once they are rounded.
+
+    A GPU's float32 kernels may go through tensor cores, or through transforms (Winograd) that are not exact; in float64
+    the same transforms err by far less than half.
+    """
+    return torch.float32 if x.device.type == "cpu" and furthest < _EXACT_IN_FLOAT32 else torch.float64
 
 
 def int_mul(a: Tensor, b: Tensor, zero_a: int, zero_b: int) -> Tensor:
@@ -125,7 +135,8 @@ def int_add(
     quant_max: int,
 ) -> Tensor:
     """Two int8 that broadcast to int8. Scales are float32 values; a negative one subtracts."""
-    scales = torch.tensor([scale_a, scale_b, scale], dtype=torch.float32).unbind()
+    # On the device of the values: CUDA divides by a number on the CPU as a product with its reciprocal.
+    scales = torch.tensor([scale_a, scale_b, scale], dtype=torch.float32).to(a.device).unbind()
     left = (a.to(torch.int32) - zero_a).to(torch.float32) * scales[0]
     right = (b.to(torch.int32) - zero_b).to(torch.float32) * scales[1]
     steps = torch.div(left + right, scales[2]).round_()

@@ -45,7 +45,8 @@ def quantize_to_grid(
     x: Tensor, scale: Tensor, zero_point: Tensor, axis: int | None, quant_min: int, quant_max: int
 ) -> Tensor:
     """The stored values of `x`, clamped, still as float32: clamp(round_half_even(x / scale) + zero_point)."""
-    steps = torch.div(x.float(), along(scale, axis, x.dim()))
+    # On the device of the values: CUDA divides by a number on the CPU as a product with its reciprocal.
+    steps = torch.div(x.float(), along(scale.to(x.device), axis, x.dim()))
     return steps.round_().add_(along(zero_point, axis, x.dim())).clamp_(quant_min, quant_max)
 
 

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx._lazy_graph_module import _LazyGraphModule, _make_graph_module, _use_lazy_graph_module
 
+from . import placement as _placement
 from . import shapes as _shapes
-from .errors import TersorError
+from .errors import SignatureError, TersorError
 from .origin import KEY as ORIGIN
 from .signature import Signature
 from .sparsity import Pattern
@@ -88,9 +89,11 @@ class Program:
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         """Run the graph on inputs nested as the model's, and return outputs nested as the model's.
 
-        Raises SignatureError where the inputs do not fit.
+        Raises SignatureError where the inputs do not fit, or are on another device than the program.
         """
-        return self.unflatten(self.run(self.signature.flatten(args, kwargs)))
+        inputs = self.signature.flatten(args, kwargs)
+        self._refuse_elsewhere(inputs)
+        return self.unflatten(self.run(inputs))
 
     def run(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Run the graph on flat inputs that were checked already; flat outputs."""
@@ -100,6 +103,17 @@ class Program:
     def unflatten(self, outputs: Iterable[Any]) -> Any:
         """Nest flat outputs as the model does."""
         return self.signature.outputs.unflatten(iter(outputs))
+
+    def _refuse_elsewhere(self, inputs: Sequence[Tensor]) -> None:
+        home = _placement.home_of(self)
+        for spec, tensor in zip(self.signature.inputs, inputs, strict=True):
+            if home is not None and tensor.device != home and not tensor.is_meta:
+                raise SignatureError(
+                    f"input {spec.name!r} is on another device than the program",
+                    expected=str(home),
+                    found=str(tensor.device),
+                    hint=f"move one of them: {spec.name}.to({str(home)!r}), or program.to({str(tensor.device)!r})",
+                )
 
     def train(self, mode: bool = True) -> Program:
         """Switch batch norm and dropout, that between recurrent layers too, to training, or back."""
@@ -149,6 +163,7 @@ class Program:
         """
         name = name or str(getattr(target, "_opname", target.__name__))
         node = self.graph.create_node("call_function", target, tuple(args), kwargs, name)
+        _placement.place(node, self.device)
         self.describe(node, like)
         return node
 
@@ -202,12 +217,20 @@ class Program:
         self.set_tensors({name: value})
 
     def set_tensors(self, values: Mapping[str, Tensor]) -> None:
-        """Replace several at once, in time that grows with the program and not with their number times that."""
+        """Replace several at once, in time that grows with the program and not with their number times that.
+
+        A value from another device goes to that of the tensor it replaces.
+        """
         new: dict[int, Tensor] = {}
         for name, value in values.items():
             old = self.tensor(name)
             trained = isinstance(old, nn.Parameter)
-            new[id(old)] = nn.Parameter(value.detach(), old.requires_grad) if trained else value.detach()
+            there = value.detach().to(old.device)
+            new[id(old)] = nn.Parameter(there, old.requires_grad) if trained else there
+        self._put(new)
+
+    def _put(self, new: Mapping[int, Tensor]) -> None:
+        """Let tensors stand, under all their names, for those of these identities."""
         for alias, tensor in self.tensors().items():
             if id(tensor) in new:
                 owner, leaf = self._owner(alias)
@@ -216,8 +239,9 @@ class Program:
     def add_tensor(self, name: str, value: Tensor) -> str:
         """Add a tensor under `name`, or `name_1`, ... where that is taken; returns the name.
 
-        An nn.Parameter becomes a parameter, anything else a buffer.
+        An nn.Parameter becomes a parameter, anything else a buffer; it goes to the device of the other tensors.
         """
+        value = _placement.on(value, _placement.home_of(self))
         unique, count = name, 0
         while self._taken(unique):
             count += 1
@@ -251,6 +275,20 @@ class Program:
         except KeyError:
             return False
         return hasattr(owner, leaf)
+
+    # -- devices ---------------------------------------------------------------------------------------------------
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors are, all on one device; without any, where the example is, or the CPU."""
+        return _placement.device_of(self)
+
+    def to(self, device: torch.device | str) -> Program:
+        """The program on another device: a copy with tensors and example there, or itself where it is there already.
+
+        What is computed there has the same bits at the integer stage; a float differs by its rounding.
+        """
+        return _placement.moved(self, torch.device(device))
 
     # -- whole programs --------------------------------------------------------------------------------------------
 

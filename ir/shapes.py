@@ -76,7 +76,10 @@ class ShapeContext:
             return torch.empty(sizes, dtype=spec.dtype)
 
     def fake(self, tensor: Tensor) -> Tensor:
-        """The fake tensor that stands for a parameter or buffer."""
+        """The fake tensor that stands for a parameter or buffer, on the CPU: shapes do not depend on devices."""
+        if tensor.device.type != "cpu":
+            with self.mode:
+                return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype)
         return self.mode.from_tensor(tensor, static_shapes=True)
 
     def expression(self, size: Any) -> int | str:
@@ -134,6 +137,8 @@ def infer(program: Program, node: fx.Node) -> Any:
     if node.target in KEEP_SHAPE:
         return node.args[0].meta[KEY]  # type: ignore[union-attr]  # their schema starts with a tensor
     args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: n.meta[KEY])
+    if kwargs.get("device") is not None:
+        kwargs = {**kwargs, "device": "cpu"}
     try:
         with program.shapes.mode, torch.no_grad(), enable_python_dispatcher(), program.shapes.env.suppress_guards():
             function = _SHAPES.get(node.target, node.target)

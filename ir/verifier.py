@@ -1,9 +1,9 @@
 """The rules that a program keeps, by stage. Each rule is a function; the first that is broken is raised.
 
 Rules of every stage: the graph is well formed; only operators of the allowed namespaces are called, none of which
-writes to its inputs; views are `reshape`; every tensor that is read exists, none is left over; shapes and dtypes are
-what the operators' shape functions give; inputs and outputs fit the signature; sparsity holds; no pass left a note for
-another in `meta`. Then the stage's own, of which those about integers are in `integer_stage`.
+writes to its inputs; views are `reshape`; every tensor that is read exists, none is left over, all are on one device;
+shapes and dtypes are what the operators' shape functions give; inputs and outputs fit the signature; sparsity holds; no
+pass left a note for another in `meta`. Then the stage's own, of which those about integers are in `integer_stage`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from .block_operators import FAKE_QUANTIZE_BLOCKS, FAKE_QUANTIZE_DYNAMIC
 from .errors import VerificationError
 from .operators import FAKE_QUANTIZE, OBSERVE
 from .origin import KEY as ORIGIN
+from .placement import misplaced
 from .printer import operator_name
 from .shapes import KEY, SYMBOLIC_OPERATORS, describe, infer, same
 from .stage import Stage
@@ -56,7 +57,7 @@ def well_formed(program: Program) -> None:
     except RuntimeError as error:
         raise VerificationError(f"the graph is not well formed: {str(error).splitlines()[0]}") from error
     outputs = program.graph.find_nodes(op="output")
-    if len(outputs) != 1 or outputs[0] is not next(reversed(program.graph.nodes)):
+    if len(outputs) != 1 or outputs[0] is not next(iter(reversed(program.graph.nodes))):
         raise VerificationError("a graph ends in its one output", found=f"{len(outputs)} outputs")
     (returned,) = outputs[0].args
     if not isinstance(returned, tuple) or not all(isinstance(node, fx.Node) for node in returned):
@@ -114,6 +115,18 @@ def tensors_exist(program: Program) -> None:
         broken = pattern.violation(tensors[name].detach())
         if broken is not None:
             raise VerificationError(f"{name!r} is not sparse as promised", expected=str(pattern), found=broken)
+
+
+def one_device(program: Program) -> None:
+    """Every tensor that is read or made is on the program's device."""
+    for node, found in misplaced(program):
+        raise VerificationError(
+            "a tensor is on another device than the program",
+            node=node,
+            expected=str(program.device),
+            found=str(found),
+            hint="program.add_tensor and program.call put what they add where the program is",
+        )
 
 
 def signature_fits(program: Program) -> None:
@@ -207,6 +220,7 @@ RULES: tuple[Rule, ...] = (
     well_formed,
     operators_allowed,
     no_leftovers,
+    one_device,
     signature_fits,
     quantization_well_formed,
     blocks_well_formed,

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import enum
+import functools
 import re
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from tersor.ir.errors import PassError
 from tersor.ir.program import HistoryEntry, Program
@@ -118,6 +121,27 @@ def finished(step: Pass, result: PassResult) -> PassResult:
     if step.expand() == (step,):
         program.recorded(HistoryEntry(step.name, step.options(), result.notes, result.modified))
     return result
+
+
+P = TypeVar("P", bound=Pass)
+
+
+def on_the_cpu(run: Callable[[P, Program], PassResult]) -> Callable[[P, Program], PassResult]:
+    """Let a pass's `run` see the program on the CPU; what it changed goes back to where the program was.
+
+    For passes that read no data: what they decide and store is then the same bits wherever the program is, and their
+    arithmetic may mix tensors of the program with others.
+    """
+
+    @functools.wraps(run)
+    def there(self: P, program: Program) -> PassResult:
+        home = program.device
+        if home.type == "cpu":
+            return run(self, program)
+        result = run(self, program.to("cpu"))
+        return dataclasses.replace(result, program=result.program.to(home) if result.modified else program)
+
+    return there
 
 
 def snake_case(name: str) -> str:

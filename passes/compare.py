@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,7 +49,7 @@ def difference(reference: Sequence[Tensor], candidate: Sequence[Tensor]) -> Diff
     max_abs = largest = signal = noise = dot = power = 0.0
     bad = 0
     for left, right in zip(reference, candidate, strict=True):
-        a, b = left.detach().double().flatten(), right.detach().double().flatten()
+        a, b = left.detach().double().flatten(), right.detach().to(left.device).double().flatten()
         if not math.isfinite((a @ a + b @ b).item()):
             usable = torch.isfinite(a) & torch.isfinite(b)
             bad += int((torch.isfinite(a) & ~torch.isfinite(b)).sum())
@@ -127,10 +128,29 @@ class NodeRunner(fx.Interpreter):
         return value
 
 
+@contextmanager
+def full_float32() -> Iterator[None]:
+    """Let float32 on a GPU be float32: its convolutions have 10 bits of mantissa (TF32) unless one asks for more.
+
+    Within it are the comparisons before and after a pass, and the values that passes look at. Training is as the user
+    has set it.
+    """
+    switches = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)  # type: ignore[attr-defined]  # torch's stub
+    before = [switch.fp32_precision for switch in switches]
+    try:
+        for switch in switches:
+            switch.fp32_precision = "ieee"
+        yield
+    finally:
+        for switch, value in zip(switches, before, strict=True):
+            switch.fp32_precision = value
+
+
 def node_values(program: Program, inputs: Sequence[Tensor], visit: Callable[[fx.Node, Any], None]) -> None:
-    """Run the program on flat inputs, without gradients, calling `visit(node, value)` after each node."""
-    with torch.no_grad():
-        NodeRunner(program, visit).run(*inputs, enable_io_processing=False)
+    """Run the program on flat inputs from any device, without gradients; `visit(node, value)` follows each node."""
+    with torch.no_grad(), full_float32():
+        there = [tensor.to(program.device) for tensor in inputs]
+        NodeRunner(program, visit).run(*there, enable_io_processing=False)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from tersor.ir.verifier import verify
 
 from .base import Pass, Promise, finished
 from .checkpoint import Checkpoints
-from .compare import Difference, coarsest, difference, first_difference, shape_mismatch, within_rounding
+from .compare import Difference, coarsest, difference, first_difference, full_float32, shape_mismatch, within_rounding
 from .console import progress_bar
 from .options import check_options
 from .progress import Listener, listening
@@ -116,6 +116,12 @@ class PassManager:
         except TersorError as error:
             error.within(f"pass {step.name}")
             raise
+        except torch.OutOfMemoryError as error:
+            raise PassError(
+                f"pass {step.name}: the GPU has no memory left",
+                found=str(error).splitlines()[0],
+                hint="smaller batches, or program.to('cpu')",
+            ) from error
         except Exception as error:  # a pass is somebody's code and may raise anything
             raise PassError(f"pass {step.name} failed: {type(error).__name__}: {error}") from error
         seconds = time.perf_counter() - started
@@ -234,7 +240,7 @@ def _tensors_changed(before: Program, after: Program) -> bool:
 
 
 def _outputs(program: Program, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    with torch.no_grad():
+    with torch.no_grad(), full_float32():
         return _inference(program).run(inputs)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, fx
 
 from tersor.backends.base import Artifact
 from tersor.ir.errors import SignatureError
-from tersor.ir.example import synthesize
+from tersor.ir.example import example_of, synthesize
 from tersor.ir.program import Program
 from tersor.ir.signature import TensorSpec
 from tersor.passes.compare import Difference, difference, node_values, shape_mismatch
@@ -48,7 +48,7 @@ class RunnableProgram:
         """Run the graph."""
         self.program.signature.check(inputs)
         with torch.no_grad():
-            return self.program.run(inputs)
+            return self.program.run([tensor.to(self.program.device) for tensor in inputs])
 
     def layers(self, inputs: Sequence[Tensor]) -> Iterator[tuple[str, Tensor]]:
         """Run node by node."""
@@ -178,7 +178,7 @@ def inputs_for(left: Runnable, right: Runnable, batch: Any = None, seed: int = 0
         return _random(a, b, seed)
     program = programs[0].program
     if seed == 0 and program.example is not None:
-        return program.example
+        return example_of(program)
     return synthesize(program, seed, _sizes(a, b))
 
 

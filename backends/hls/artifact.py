@@ -56,7 +56,7 @@ class PortRow:
 
     def sent(self, tensor: Tensor) -> Ints:
         """A float tensor as its stream carries it, int64[count]."""
-        q = quantize(tensor, torch.tensor(self.scale[0]), self.zero_point, *self.grid)
+        q = quantize(tensor.detach().cpu(), torch.tensor(self.scale[0]), self.zero_point, *self.grid)
         values = np.zeros(len(self.order), np.int64)
         values[list(self.order)] = q.reshape(-1).numpy().astype(np.int64) - self.base
         return values

@@ -53,9 +53,11 @@ class NeonArtifact(Artifact):
     def frames(self, inputs: Sequence[Tensor]) -> list[bytes]:
         """The bytes of each sample: its inputs, one after another."""
         if not self._dynamic:
-            return [b"".join(tensor.contiguous().numpy().tobytes() for tensor in inputs)]
+            return [b"".join(tensor.detach().cpu().contiguous().numpy().tobytes() for tensor in inputs)]
         count = inputs[0].shape[0]
-        return [b"".join(tensor[i].contiguous().numpy().tobytes() for tensor in inputs) for i in range(count)]
+        return [
+            b"".join(tensor[i].detach().cpu().contiguous().numpy().tobytes() for tensor in inputs) for i in range(count)
+        ]
 
     def outputs(self, data: bytes, samples: int) -> list[Tensor]:
         """The outputs of all samples from the bytes that a program wrote."""

@@ -132,5 +132,8 @@ class TensorRTArtifact(Artifact):
             hint = "artifact.run_onnx(...) runs the emitted model.onnx in ONNX Runtime on the CPU"
             raise MissingDependencyError("the engine cannot run here", found="; ".join(wrong), hint=hint)
         if wrong:
-            raise ArchiveError("the engine does not fit", found="; ".join(wrong), hint="lower the program again, here")
+            hint = "lower the program again, here"
+            if "TensorRT for RTX runs on" in " ".join(wrong):
+                hint = "with full TensorRT installed, lower it again here; artifact.run_onnx(...) runs it on the CPU"
+            raise ArchiveError("the engine does not fit", found="; ".join(wrong), hint=hint)
         return trt

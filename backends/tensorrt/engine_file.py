@@ -115,9 +115,16 @@ def misfits(info: EngineInfo, package: str | None, version: str | None, capabili
         found.append(f"it was built by {info.package} {info.version}, and {version} is installed")
     if capability is None:
         found.append("there is no NVIDIA GPU here")
+    elif info.package == "tensorrt_rtx" and not _known_to_rtx(capability):
+        found.append(f"TensorRT for RTX runs on 7.5 to 8.9 and 12.x, and the GPU here has {capability}")
     elif not _runs_on(info, capability):
         found.append(f"it was built for {', '.join(info.capabilities)}, and the GPU here has {capability}")
     return found
+
+
+def _known_to_rtx(capability: str) -> bool:
+    """Whether TensorRT for RTX serves such GPUs at all: not those of data centres with 9.0 (Hopper) or 10.x."""
+    return (7, 5) <= _number(capability) < (9, 0) or _number(capability)[0] == 12
 
 
 def _runs_on(info: EngineInfo, capability: str) -> bool:

@@ -10,7 +10,7 @@ from torch import fx
 
 from tersor.ir.program import Program
 
-from ..base import Pass, PassResult
+from ..base import Pass, PassResult, on_the_cpu
 from . import cleanup, pieces, recover_operators, spellings
 from .compute_weights import compute_weights
 from .constant_folding import Constants
@@ -55,6 +55,7 @@ class Canonicalize(Pass):
     keep_training: bool = False
     growth: int = 1 << 20
 
+    @on_the_cpu
     def run(self, program: Program) -> PassResult:
         """Visit every node once, in graph order."""
         counts: Counter[str] = Counter()

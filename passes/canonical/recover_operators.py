@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from tersor.ir.program import Program
 
-from ..base import Pass, PassResult
+from ..base import Pass, PassResult, on_the_cpu
 from . import recover_attention, recover_group_norm, recover_rules
 from .constant_folding import Constants
 from .rules import Context, Rules
@@ -40,6 +40,7 @@ class RecoverOperators(Pass):
     Linear in the number of nodes.
     """
 
+    @on_the_cpu
     def run(self, program: Program) -> PassResult:
         """Visit every node once, in graph order."""
         counts: Counter[str] = Counter()

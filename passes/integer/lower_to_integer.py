@@ -9,7 +9,7 @@ from typing import ClassVar
 from tersor.ir.program import Program
 from tersor.ir.stage import Stage
 
-from ..base import Pass, PassResult, Promise
+from ..base import Pass, PassResult, Promise, on_the_cpu
 from ..quantization.placement import operator_of
 from .float_islands import float_islands
 from .lowering import Lowering
@@ -39,6 +39,7 @@ class LowerToInteger(Pass):
     gives: ClassVar[Stage | None] = Stage.INTEGER
     promise: ClassVar[Promise] = Promise.APPROXIMATE
 
+    @on_the_cpu
     def run(self, program: Program) -> PassResult:
         """Lower node by node, in graph order."""
         lowering = Lowering(program, RULES)

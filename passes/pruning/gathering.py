@@ -67,8 +67,8 @@ def channel_variances(program: Program, groups: Sequence[Group], batches: Iterab
     def visit(node: fx.Node, value: Any) -> None:
         for dim in axes.get(node, {}):
             rows = value.detach().double().movedim(dim, 0).flatten(1)
-            count = torch.full((len(rows),), float(rows.shape[1]), dtype=torch.float64)
-            new = torch.stack([count, rows.sum(1), rows.square().sum(1)])
+            count = rows.new_full((len(rows),), float(rows.shape[1]))
+            new = torch.stack([count, rows.sum(1), rows.square().sum(1)]).cpu()
             totals[node, dim] = totals.get((node, dim), torch.zeros(())) + new
 
     seen = 0

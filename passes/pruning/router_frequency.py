@@ -67,7 +67,7 @@ def _counts(program: Program, routers: Mapping[fx.Node, Axis], batches: Iterable
 
     def visit(node: fx.Node, value: Any) -> None:
         if node in counts:
-            counts[node] += torch.bincount(value[1].flatten(), minlength=len(counts[node]))
+            counts[node] += torch.bincount(value[1].flatten(), minlength=len(counts[node])).cpu()
 
     seen = 0
     for batch in track(batches, "routers"):

@@ -81,7 +81,7 @@ class AWQ(Pass):
         """The alpha and the factors with the least error; None where none is better than doing nothing."""
         weights = [program.tensor(str(r.args[1].target)).detach().float() for r in site.readers]  # type: ignore[union-attr]
         gram = rows.T @ rows
-        least = _WORTH * self._error(gram, weights, torch.ones(rows.shape[1]), site)
+        least = _WORTH * self._error(gram, weights, rows.new_ones(rows.shape[1]), site)
         best: tuple[float, Tensor] | None = None
         mean = rows.abs().mean(0)
         for alpha in self.alphas:

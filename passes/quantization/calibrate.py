@@ -144,6 +144,7 @@ class Calibrate(Pass):
         kind = _quant_type(int(quant_min), int(quant_max), bool(symmetric))  # type: ignore[arg-type]
         tensor = program.constant(source)
         assert tensor is not None
+        tensor = tensor.detach().cpu()  # so that a weight has the same scales wherever it is
         try:
             if kind.symmetric:
                 observer = self.weight_observer or _observer_of_weight(node, kind)

@@ -66,7 +66,7 @@ def first_batches(batches: Iterable[Any], count: int) -> list[Any]:
 
 
 def flat_inputs(program: Program, batches: Iterable[Any]) -> Iterator[list[Tensor]]:
-    """Each batch as flat inputs.
+    """Each batch as flat inputs, on the program's device wherever the data is.
 
     A batch is a tensor, a tuple or list of positional inputs, or a mapping of keyword inputs: a dict, a tokenizer's
     BatchEncoding.
@@ -77,7 +77,7 @@ def flat_inputs(program: Program, batches: Iterable[Any]) -> Iterator[list[Tenso
         named = dict(batch) if isinstance(batch, Mapping) else {}
         args = () if isinstance(batch, Mapping) else tuple(batch) if isinstance(batch, tuple | list) else (batch,)
         try:
-            yield program.signature.flatten(args, named)
+            yield [tensor.to(program.device) for tensor in program.signature.flatten(args, named)]
         except SignatureError as error:
             raise CalibrationError(
                 f"calibration batch {index} does not fit: {error.what}",

@@ -12,7 +12,7 @@ from tersor.ir.errors import PassError
 from tersor.ir.program import Program
 from tersor.ir.stage import Stage
 
-from ..base import Pass, PassResult, Promise
+from ..base import Pass, PassResult, Promise, on_the_cpu
 from .migration import Site, chain_sites, migrate
 
 
@@ -40,6 +40,7 @@ class EqualizeLayers(Pass):
         if self.sweeps < 1 or self.tolerance <= 0:
             raise PassError("sweeps is at least 1, tolerance positive", found=(self.sweeps, self.tolerance))
 
+    @on_the_cpu
     def run(self, program: Program) -> PassResult:
         """Equalize all pairs, over and over until nothing moves."""
         sites = chain_sites(program)

@@ -168,7 +168,7 @@ def round_together(grid: WeightGrid, gram: Tensor, damping: float) -> Tensor:
     columns = left.shape[1]
     for start in range(0, columns, _COLUMNS):
         end = min(start + _COLUMNS, columns)
-        errors = torch.zeros(left.shape[0], end - start)
+        errors = left.new_zeros(left.shape[0], end - start)
         for column in range(start, end):
             result[:, column] = ordered.rounded(left[:, column], column)
             error = (left[:, column] - result[:, column]) / factor[column, column]
@@ -184,7 +184,7 @@ def _inverse_factor(gram: Tensor, damping: float) -> Tensor:
     gram = gram + torch.diag((diagonal == 0).to(gram.dtype))
     share = damping
     while True:
-        damped = gram + torch.eye(gram.shape[0], dtype=gram.dtype) * (share * gram.diagonal().mean())
+        damped = gram + torch.diag((share * gram.diagonal().mean()).expand(gram.shape[0]))
         lower, failed = torch.linalg.cholesky_ex(damped)
         if not int(failed):
             upper, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)

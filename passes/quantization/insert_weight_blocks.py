@@ -12,7 +12,7 @@ from tersor.ir.errors import CalibrationError, PassError
 from tersor.ir.program import Program
 from tersor.ir.stage import Stage
 
-from ..base import Pass, PassResult, Promise
+from ..base import Pass, PassResult, Promise, on_the_cpu
 from ..progress import track
 from .block_weights import INT4_BLOCKS, BlockScheme, BlockWeight, block_grid, block_weights
 from .finite import refuse_unfinite_weights
@@ -44,6 +44,7 @@ class InsertWeightBlocks(Pass):
     skip: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
 
+    @on_the_cpu
     def run(self, program: Program) -> PassResult:
         """Insert the grids."""
         refuse_unfinite_weights(program)

@@ -124,6 +124,7 @@ class _Rounding(Task):
         strength: float,
     ) -> None:
         self.program, self.unit, self.strength = program, unit, strength
+        self.stays_on = program.device
         self.given, self.targets = given, [target.detach().float() for target in targets]
         self.grids = {layer.quantizer: WeightGrid.of(program, layer.quantizer) for layer in unit.layers}
         self.below = {node: torch.floor(grid.weight / grid.scale) for node, grid in self.grids.items()}

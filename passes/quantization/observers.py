@@ -63,7 +63,7 @@ class Statistics:
             if self.limit:
                 # Scaling by a power of two and flooring are exact, so that doubling the width merges bins exactly.
                 bins = (values * (BINS / 2 / self.limit)).floor_().add_(BINS // 2).int()
-                self.counts += torch.bincount(bins, minlength=BINS)
+                self.counts += torch.bincount(bins, minlength=BINS).cpu()
 
     def reduce(self) -> None:
         """Let every process know what all have seen: the extremes, and the sum of the histograms.

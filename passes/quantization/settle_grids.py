@@ -14,7 +14,7 @@ from tersor.ir.integer_stage import is_lowered
 from tersor.ir.program import Program
 from tersor.ir.stage import Stage
 
-from ..base import Pass, PassResult, Promise
+from ..base import Pass, PassResult, Promise, on_the_cpu
 from ..progress import track
 from .calibrate import grid_behind
 from .integer_grid import IntegerGrid
@@ -42,6 +42,7 @@ class SettleGrids(Pass):
 
     most: int = 64
 
+    @on_the_cpu
     def run(self, program: Program) -> PassResult:
         """Settle in graph order; scales that several share are looked at again."""
         pairs = list(_pairs(program))

@@ -11,7 +11,7 @@ from torch import fx
 from tersor.ir.operators import FAKE_QUANTIZE
 from tersor.ir.program import Program
 
-from ..base import Pass, PassResult, Promise
+from ..base import Pass, PassResult, Promise, on_the_cpu
 from .calibrate import grid_behind
 from .roles import Role, operands, role_of
 
@@ -33,6 +33,7 @@ class ShareResidualGrids(Pass):
 
     promise: ClassVar[Promise] = Promise.APPROXIMATE
 
+    @on_the_cpu
     def run(self, program: Program) -> PassResult:
         """Look at every sum of two activations."""
         order = {node: place for place, node in enumerate(program.graph.nodes)}

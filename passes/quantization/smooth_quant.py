@@ -101,7 +101,7 @@ class SmoothQuant(Pass):
         sample = rows.sample()
         weights = [program.tensor(str(r.args[1].target)).detach().float() for r in site.readers]  # type: ignore[union-attr]
         assert rows.largest is not None
-        plain = _error(sample, weights, torch.ones(sample.shape[1]), site, self.scheme)
+        plain = _error(sample, weights, sample.new_ones(sample.shape[1]), site, self.scheme)
         best: tuple[float, Tensor] | None = None
         least = plain * (0.98 if site.scaled is not None else 0.5)
         for alpha in self.alphas:

@@ -19,7 +19,7 @@ from tersor.ir.proofs import Requantization
 from tersor.ir.requantize_forms import MANTISSA_BITS, MultiplyShiftEven, bit_length
 from tersor.ir.stage import Stage
 
-from ..base import Pass, PassResult, Promise
+from ..base import Pass, PassResult, Promise, on_the_cpu
 from ..progress import track
 from .calibrate import grid_behind
 from .integer_grid import IntegerGrid
@@ -58,6 +58,7 @@ class SnapScales(Pass):
         if self.bits is not None and not 1 <= self.bits <= MANTISSA_BITS:
             raise PassError("bits is the length of a mantissa", expected=f"1 to {MANTISSA_BITS}", found=self.bits)
 
+    @on_the_cpu
     def run(self, program: Program) -> PassResult:
         """Snap every layer that requantizes its result."""
         tally = _Tally()

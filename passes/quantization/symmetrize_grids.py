@@ -12,7 +12,7 @@ from torch import Tensor, fx
 from tersor.ir.operators import FAKE_QUANTIZE
 from tersor.ir.program import Program
 
-from ..base import Pass, PassResult, Promise
+from ..base import Pass, PassResult, Promise, on_the_cpu
 from .roles import Role, clamp_range, operands, role_of
 
 aten = torch.ops.aten
@@ -46,6 +46,7 @@ class SymmetrizeGrids(Pass):
 
     promise: ClassVar[Promise] = Promise.APPROXIMATE
 
+    @on_the_cpu
     def run(self, program: Program) -> PassResult:
         """Replace scales and zero points, each once, whichever grids share them."""
         scales: dict[str, Tensor] = {}

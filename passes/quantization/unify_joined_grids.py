@@ -10,7 +10,7 @@ from torch import fx
 from tersor.ir.operators import FAKE_QUANTIZE
 from tersor.ir.program import Program
 
-from ..base import Pass, PassResult, Promise
+from ..base import Pass, PassResult, Promise, on_the_cpu
 from .calibrate import grid_behind
 from .roles import Role, operands, role_of
 
@@ -30,6 +30,7 @@ class UnifyJoinedGrids(Pass):
 
     promise: ClassVar[Promise] = Promise.APPROXIMATE
 
+    @on_the_cpu
     def run(self, program: Program) -> PassResult:
         """Look at every concatenation, in order."""
         unified = sum(_unify(program, node) for node in list(program.graph.nodes) if _joins(program, node))

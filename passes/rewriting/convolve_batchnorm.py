@@ -13,7 +13,7 @@ from tersor.ir.shapes import KEY
 from tersor.ir.stage import Stage
 
 from ..arguments import argument
-from ..base import Pass, PassResult
+from ..base import Pass, PassResult, on_the_cpu
 
 aten = torch.ops.aten
 
@@ -34,6 +34,7 @@ class ConvolveBatchNorm(Pass):
 
     takes: ClassVar[frozenset[Stage]] = frozenset({Stage.FLOAT})
 
+    @on_the_cpu
     def run(self, program: Program) -> PassResult:
         """Rewrite each that does not train, in graph order."""
         nodes = list(program.graph.find_nodes(op="call_function", target=aten.batch_norm.default))

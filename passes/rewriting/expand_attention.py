@@ -14,7 +14,7 @@ from tersor.ir.program import Program
 from tersor.ir.shapes import KEY
 
 from ..arguments import argument
-from ..base import Pass, PassResult
+from ..base import Pass, PassResult, on_the_cpu
 
 aten = torch.ops.aten
 ATTENTION = aten.scaled_dot_product_attention.default
@@ -38,6 +38,7 @@ class ExpandAttention(Pass):
     with a mask of other numbers, or causal over a dynamic length is left whole, and the notes say so.
     """
 
+    @on_the_cpu
     def run(self, program: Program) -> PassResult:
         """Expand every attention that only shows and hides."""
         nodes = program.graph.find_nodes(op="call_function", target=ATTENTION)

@@ -14,7 +14,7 @@ from tersor.ir.shapes import KEY
 from tersor.ir.stage import Stage
 
 from ..arguments import argument, set_argument
-from ..base import Pass, PassResult
+from ..base import Pass, PassResult, on_the_cpu
 from ..progress import track
 
 aten = torch.ops.aten
@@ -61,6 +61,7 @@ class FoldBatchNorm(Pass):
 
     takes: ClassVar[frozenset[Stage]] = frozenset({Stage.FLOAT})
 
+    @on_the_cpu
     def run(self, program: Program) -> PassResult:
         """Fold every batch norm that can be, in graph order."""
         nodes = program.graph.find_nodes(op="call_function", target=aten.batch_norm.default)

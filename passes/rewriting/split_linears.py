@@ -14,7 +14,7 @@ from tersor.ir.shapes import KEY
 from tersor.ir.sparsity import NM
 
 from ..arguments import argument
-from ..base import Pass, PassResult
+from ..base import Pass, PassResult, on_the_cpu
 
 aten = torch.ops.aten
 
@@ -34,6 +34,7 @@ class SplitLinears(Pass):
     first made floats of, and the product is a float one.
     """
 
+    @on_the_cpu
     def run(self, program: Program) -> PassResult:
         """Look at every linear whose weight is on a grid of one scale, or of one a channel."""
         cut = 0

@@ -53,8 +53,8 @@ def _patches(node: fx.Node, x: Tensor, shape: torch.Size) -> Tensor:
     x = F.pad(x, [side for amount in reversed(padding) for side in (amount, amount)])
     for place, (size, step, gap) in enumerate(zip(kernel, stride, dilation, strict=True)):
         count = (x.shape[2 + place] - gap * (size - 1) - 1) // step + 1
-        starts = torch.arange(count) * step
-        positions = starts[:, None] + torch.arange(size) * gap
+        starts = torch.arange(count, device=x.device) * step
+        positions = starts[:, None] + torch.arange(size, device=x.device) * gap
         x = x.index_select(2 + place, positions.flatten()).unflatten(2 + place, (count, size))
         x = x.movedim(3 + place, -1)
     batch, channels = x.shape[:2]

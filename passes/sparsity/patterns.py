@@ -51,7 +51,7 @@ def blocks(pattern: Block, scores: Tensor) -> Tensor:
 
 def _highest(scores: Tensor, density: float) -> Tensor:
     count = int(density * scores.numel() + 1e-9)
-    mask = torch.zeros(scores.numel(), dtype=torch.bool)
+    mask = torch.zeros(scores.numel(), dtype=torch.bool, device=scores.device)
     mask[scores.flatten().topk(count).indices] = True
     return mask.reshape(scores.shape)
 

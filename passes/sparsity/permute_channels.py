@@ -15,7 +15,7 @@ from tersor.ir.program import Program
 from tersor.ir.sparsity import NM, Block, Pattern, Unstructured
 from tersor.ir.stage import Stage
 
-from ..base import Pass, PassResult, Promise
+from ..base import Pass, PassResult, Promise, on_the_cpu
 from ..progress import track
 from ..pruning.analysis import dimensions
 from ..pruning.axes import Axis, Form
@@ -48,6 +48,7 @@ class PermuteChannels(Pass):
         if not isinstance(self.pattern, NM | Block):
             raise PassError(f"{self.pattern} does not depend on the order of channels", expected="NM or Block")
 
+    @on_the_cpu
     def run(self, program: Program) -> PassResult:
         """Search each axis that some weight sums over, then reorder all tensors once."""
         found = dimensions(program)

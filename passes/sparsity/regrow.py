@@ -82,7 +82,7 @@ def _exchange(weight: Tensor, gradient: Tensor | None, share: float) -> tuple[Te
     """The smallest values that are not zero against the zeros of the largest gradient."""
     flat = weight.flatten().clone()
     active = flat != 0
-    slopes = torch.zeros(len(flat)) if gradient is None else gradient.flatten().to(flat.dtype)
+    slopes = flat.new_zeros(len(flat), dtype=torch.float32) if gradient is None else gradient.flatten().to(flat.dtype)
     growable = int((~active & (slopes != 0)).sum())
     count = min(int(share * int(active.sum())), growable)
     if not count:

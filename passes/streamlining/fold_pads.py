@@ -13,7 +13,7 @@ from tersor.ir.program import Program
 from tersor.ir.shapes import KEY
 from tersor.ir.stage import Stage
 
-from ..base import Pass, PassResult
+from ..base import Pass, PassResult, on_the_cpu
 
 aten = torch.ops.aten
 
@@ -30,6 +30,7 @@ class FoldPads(Pass):
 
     takes: ClassVar[frozenset[Stage]] = frozenset({Stage.INTEGER})
 
+    @on_the_cpu
     def run(self, program: Program) -> PassResult:
         """Fold each pad into all of its readers, or leave it."""
         folded = 0

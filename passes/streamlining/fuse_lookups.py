@@ -13,7 +13,7 @@ from tersor.ir.integer_operators import INT_ADD, INT_LOOKUP, REQUANTIZE
 from tersor.ir.program import Program
 from tersor.ir.stage import Stage
 
-from ..base import Pass, PassResult
+from ..base import Pass, PassResult, on_the_cpu
 
 _CLAMP_PLACE: dict[object, int] = {REQUANTIZE: 3, INT_ADD: 8}
 """Operators that clamp, and where quant_min is; quant_max follows."""
@@ -35,6 +35,7 @@ class FuseLookups(Pass):
 
     takes: ClassVar[frozenset[Stage]] = frozenset({Stage.INTEGER})
 
+    @on_the_cpu
     def run(self, program: Program) -> PassResult:
         """Absorb in graph order, so that chains of any length end as one table."""
         absorbed = 0

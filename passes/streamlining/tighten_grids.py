@@ -13,7 +13,7 @@ from tersor.ir.integer_operators import INT_ADD, INT_LOOKUP, REQUANTIZE, int_add
 from tersor.ir.program import Program
 from tersor.ir.stage import Stage
 
-from ..base import Pass, PassResult
+from ..base import Pass, PassResult, on_the_cpu
 
 _TABLE_START = -128
 
@@ -31,6 +31,7 @@ class TightenGrids(Pass):
 
     takes: ClassVar[frozenset[Stage]] = frozenset({Stage.INTEGER})
 
+    @on_the_cpu
     def run(self, program: Program) -> PassResult:
         """Narrow in graph order."""
         narrowed = [node.name for node in list(program.graph.nodes) if self._narrow(program, node)]

@@ -40,13 +40,14 @@ class Split:
 
 
 def split(program: Program, batch: Any) -> Split:
-    """Take a batch apart.
+    """Take a batch apart, and move its tensors to where the program is.
 
     A tuple or list: the program's positional inputs come first, and the loss takes the rest: `(images, labels)`. Where
     the first item is a dict, it is the program's keyword inputs. A dict: the program takes the entries that have the
     names of its inputs, the loss takes the others by name. A tensor is the program's one input.
     """
     signature = program.signature
+    batch = moved(batch, program.device)
     if isinstance(batch, Mapping):
         known = {*signature.parameters, *signature.kwargs.keys}
         taken = {key: value for key, value in batch.items() if key in known}
@@ -141,13 +142,16 @@ def tensors_of(batch: Any) -> Iterator[Tensor]:
 
 
 def moved(batch: Any, device: torch.device) -> Any:
-    """The batch with every tensor on a device, nested as it was."""
+    """The batch with every tensor on a device; itself where they are there."""
+    if all(tensor.device == device for tensor in tensors_of(batch)):
+        return batch
     if isinstance(batch, Tensor):
         return batch.to(device)
     if isinstance(batch, Mapping):
         return {key: moved(value, device) for key, value in batch.items()}
     if isinstance(batch, tuple | list):
-        return tuple(moved(value, device) for value in batch)
+        values = [moved(value, device) for value in batch]
+        return values if isinstance(batch, list) else tuple(values)
     return batch
 
 

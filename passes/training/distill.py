@@ -101,6 +101,9 @@ class Distiller(Companion):
         for projection in self.projections.values():
             projection.data = projection.data.to(device)
 
+    def release(self) -> None:
+        self.teacher.release()
+
     def combined(self, hard: Tensor | None, outputs: Sequence[Tensor], taps: Sequence[Tensor], parts: Split) -> Tensor:
         answer = self.teacher(parts)
         told = answer[len(answer) - len(self.pairs) :]

@@ -102,7 +102,7 @@ class DistillDataFree(Pass):
         """Inputs that the teacher takes for its data: float[samples, ...], the same for the same seed."""
         memory = Memory(teacher)
         batches = [
-            self._batch(memory, seed + first, min(self.size, self.samples - first))
+            self._batch(memory, seed + first, min(self.size, self.samples - first)).to(teacher.device)
             for first in range(0, self.samples, self.size)
         ]
         return torch.cat(batches)
@@ -110,16 +110,17 @@ class DistillDataFree(Pass):
     def _batch(self, memory: Memory, seed: int, rows: int) -> Tensor:
         generator = torch.Generator().manual_seed(seed)
         images = nn.Parameter(torch.randn(rows, *memory.shape, generator=generator))
+        memory.to(images.device)
         with torch.no_grad():
             classes = memory.logits(images).shape[-1]
         wanted = torch.randperm(rows, generator=generator) % classes
 
         def loss(batch: Any, share: float) -> Tensor:
             logits, distance = memory.look(images)
-            sure = F.cross_entropy(logits, wanted)
+            sure = F.cross_entropy(logits, wanted.to(logits.device))
             return sure + self.statistics * distance + self.smooth * smoothness(images)
 
-        optimize({"inputs": images}, loss, [None], self.synthesis, what="synthesize")
+        optimize({"inputs": images}, loss, [None], self.synthesis, what="synthesize", move=memory.to)
         return images.detach()
 
     def _adversarial(self, program: Program, teacher: Program, options: Training) -> PassResult:
@@ -168,6 +169,7 @@ class _Rival(Companion):
 
     def to(self, device: torch.device) -> None:
         self.generator.to(device)
+        self.memory.to(device)
 
     def combined(self, hard: Tensor | None, outputs: Any, taps: Any, parts: Split) -> Tensor:
         raise NotImplementedError("the task of a generator computes its loss itself")

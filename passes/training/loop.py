@@ -19,7 +19,7 @@ from ..processes import rank, summed, world
 from ..progress import heard, listening, tell
 from .accelerated import accelerator
 from .averaging import Average, copied, write
-from .batches import moved
+from .batches import moved, rows
 from .feed import Feed
 from .options import Better, Training
 from .randomness import Stream, preserved
@@ -81,7 +81,7 @@ class Loop:
 
     def __init__(self, task: Task, batches: Iterable[Any], options: Training, better: Better) -> None:
         self.task, self.options, self.better = task, options, better
-        self.accelerator = accelerator(options.precision)
+        self.accelerator = accelerator(options.precision, task.stays_on)
         self.world = world()
         self.share_out = 1 if options.own_batches else self.world
         self.feed = Feed(batches, options.accumulate * self.share_out, Stream.seeded(options.seed))
@@ -241,6 +241,17 @@ class Loop:
         return mine + [(batches[0], 0.0)] * missing
 
     def _backward(self, batch: Any, share: float, weight: float) -> float:
+        try:
+            return self._value(batch, share, weight)
+        except torch.OutOfMemoryError as error:
+            raise TrainingError(
+                f"step {self.step}: the GPU has no memory left",
+                expected=f"room for a batch of {rows(batch)}",
+                found=str(error).splitlines()[0],
+                hint="smaller batches with accumulate=n, precision=Precision.BFLOAT16, or shard=True on several GPUs",
+            ) from error
+
+    def _value(self, batch: Any, share: float, weight: float) -> float:
         with self.accelerator.autocast():
             loss = self.model(batch, share)
         if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:

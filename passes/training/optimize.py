@@ -23,18 +23,24 @@ def optimize(
     *,
     constrain: Callable[[], None] | None = None,
     what: str = "optimize",
+    move: Callable[[torch.device], None] | None = None,
 ) -> Outcome:
     """Train tensors in place so that a loss gets small: rounding decisions, step sizes, a projection.
 
     tensors: parameters by name, or groups of them with speeds of their own.
     loss: called with a batch and the share of the run that is done, from 0 to 1, for what is annealed.
     batches: whatever the loss takes, such as cached inputs and targets (`ShuffledBatches`).
+    move: called with the device that is trained on, to bring what the loss reads there.
     constrain: called after each update, without gradients, to put tensors back where they have to be.
 
-    Everything else is as in `fit`.
+    Everything else is as in `fit`. The tensors end on the device that they were on.
     """
     groups = [Group(tensors)] if isinstance(tensors, Mapping) else list(tensors)
-    return fit(_Tensors(groups, loss, constrain, what), batches, options)
+    homes = [(parameter, parameter.device) for group in groups for parameter in group.parameters.values()]
+    outcome = fit(_Tensors(groups, loss, constrain, what, move), batches, options)
+    for parameter, home in homes:
+        parameter.data = parameter.data.to(home)
+    return outcome
 
 
 class _Tensors(Task):
@@ -44,8 +50,9 @@ class _Tensors(Task):
         loss: Callable[[Any, float], Tensor],
         constrain: Callable[[], None] | None,
         what: str,
+        move: Callable[[torch.device], None] | None,
     ) -> None:
-        self.given, self.function, self.after, self.what = groups, loss, constrain, what
+        self.given, self.function, self.after, self.what, self.move = groups, loss, constrain, what, move
 
     def groups(self) -> list[Group]:
         return self.given
@@ -69,3 +76,5 @@ class _Tensors(Task):
     def to(self, device: torch.device) -> None:
         for parameter in self.state().values():
             parameter.data = parameter.data.to(device)
+        if self.move is not None:
+            self.move(device)

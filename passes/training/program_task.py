@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from tersor.ir.errors import ArchiveError, TrainingError
+from tersor.ir.placement import move
 from tersor.ir.program import Program
 from tersor.ir.stage import Stage
 
@@ -24,7 +25,7 @@ from .masks import apply_masks, sparsity_masks
 from .options import Optimizer, Training
 from .step_sizes import StepSizes
 from .task import Group, Task
-from .training_graph import device_of, move, owned, statistics, training_copy
+from .training_graph import owned, statistics, training_copy
 
 Loss = Callable[..., Tensor]
 """`loss(outputs, *targets)`: the mean over the batch, as a tensor of one value."""
@@ -51,6 +52,9 @@ class Companion(ABC):
     @abstractmethod
     def to(self, device: torch.device) -> None:
         """Move to a device."""
+
+    def release(self) -> None:  # noqa: B027  # optional
+        """Called when all is done: give back what was borrowed, such as a module."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +103,7 @@ class ProgramTask(Task):
         self, program: Program, settings: Settings, companion: Companion | None = None, options: Training | None = None
     ) -> None:
         self.settings, self.companion, self.options = settings, companion, options or Training()
-        self.home = self.device = device_of(program)
+        self.home = self.device = program.device
         self.program = owned(program, self.device).eval()
         self.agenda = Agenda(settings.events)
         self.batch_norm_frozen = settings.freeze_batch_norm <= 0
@@ -245,6 +249,8 @@ class ProgramTask(Task):
 
     def result(self) -> Program:
         """The trained program, where the program given was, with step sizes as targets have them."""
+        if self.companion is not None:
+            self.companion.release()
         return self._at_home()
 
     def _at_home(self) -> Program:

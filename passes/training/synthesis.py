@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from tersor.ir.errors import TrainingError
+from tersor.ir.placement import move
 from tersor.ir.program import Program
 from tersor.ir.signature import TensorSpec
 
@@ -49,6 +50,11 @@ class Memory:
         sources = [node.args[0].name for node in nodes]
         self.count = len(teacher.signature.output_names)
         self.program = owned(tapped(teacher, sources).eval(), torch.device("cpu"))
+
+    def to(self, device: torch.device) -> None:
+        """Move to a device."""
+        move(self.program, device)
+        self.norms = [_Norm(norm.mean.to(device), norm.variance.to(device)) for norm in self.norms]
 
     def logits(self, inputs: Tensor) -> Tensor:
         """What the teacher says."""

@@ -32,6 +32,9 @@ class Task(ABC):
     what = "train"
     """What a progress bar says."""
 
+    stays_on: torch.device | None = None
+    """Where it trains, where it cannot be moved; None leaves that to the loop, which takes a GPU where there is one."""
+
     @abstractmethod
     def groups(self) -> list[Group]:
         """The parameters, each once. Asked again after `advance` said that they are others."""

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 from tersor.ir.errors import TrainingError
 from tersor.ir.operators import FAKE_QUANTIZE, FAKE_QUANTIZE_BIAS
+from tersor.ir.placement import move
 from tersor.ir.program import Program
 from tersor.ir.stage import Stage
 from tersor.ir.structure import flatten
 
-from .batches import Split, tensors_of
+from .batches import Split, moved, tensors_of
 from .features import output_of, unknown_module
 from .training_graph import owned, tapped
 
@@ -38,6 +39,10 @@ class Teacher:
         """Move the teacher to a device."""
         self.source.to(device)
 
+    def release(self) -> None:
+        """Put a module that was given back where it was."""
+        self.source.release()
+
     def _ask(self, parts: Split) -> Values:
         with torch.no_grad():
             return tuple(value.detach() for value in self.source.run(parts))
@@ -52,7 +57,10 @@ class _OfProgram:
         return self.program.run(parts.inputs(self.program))
 
     def to(self, device: torch.device) -> None:
-        self.program = owned(self.program, device)
+        move(self.program, device)
+
+    def release(self) -> None:
+        """Nothing was given away: the program is a copy."""
 
 
 class _OfModule:
@@ -60,6 +68,7 @@ class _OfModule:
 
     def __init__(self, module: nn.Module, paths: Sequence[str]) -> None:
         self.module, self.paths = module, paths
+        self.home = next((tensor.device for tensor in module.parameters()), torch.device("cpu"))
         known = dict(module.named_modules())
         for path in paths:
             if path not in known:
@@ -71,7 +80,8 @@ class _OfModule:
         modes = {part: part.training for part in self.module.modules()}
         try:
             self.module.eval()
-            outputs, _ = flatten(self.module(*parts.args, **parts.kwargs))
+            args, kwargs = moved((parts.args, dict(parts.kwargs)), self.device)
+            outputs, _ = flatten(self.module(*args, **kwargs))
         finally:
             for hook in hooks:
                 hook.remove()
@@ -82,8 +92,17 @@ class _OfModule:
             raise TrainingError(f"module {missing[0]!r} of the teacher gave no tensor", hint="name another module")
         return (*outputs, *(kept[path] for path in self.paths))
 
+    @property
+    def device(self) -> torch.device:
+        """Where the module is now."""
+        return next((tensor.device for tensor in self.module.parameters()), self.home)
+
     def to(self, device: torch.device) -> None:
         self.module.to(device)
+
+    def release(self) -> None:
+        """Put the module back."""
+        self.module.to(self.home)
 
 
 def _keep(kept: dict[str, Tensor], path: str) -> Any:

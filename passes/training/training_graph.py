@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, fx
 from torch.distributed.nn.functional import all_reduce
 
+from tersor.ir.placement import move
 from tersor.ir.program import Program
 
 from ..processes import world
@@ -95,33 +96,9 @@ def statistics(program: Program) -> dict[str, Tensor]:
 def owned(program: Program, device: torch.device) -> Program:
     """A copy with tensors of its own on a device; operators that make tensors make them there."""
     copied = program.copy()
-    copied.set_tensors({name: tensor.detach().clone().to(device) for name, tensor in _unique(copied).items()})
-    place(copied, device)
+    copied.set_tensors({name: tensor.detach().clone() for name, tensor in _unique(copied).items()})
+    move(copied, device)
     return copied
-
-
-def place(program: Program, device: torch.device) -> None:
-    """Let operators that name a device name this one. An exported graph has that of its example."""
-    changed = False
-    for node in program.graph.nodes:
-        if node.kwargs.get("device") is not None and torch.device(node.kwargs["device"]) != device:
-            node.update_kwarg("device", device)
-            changed = True
-    if changed:
-        program.changed()
-
-
-def move(program: Program, device: torch.device) -> None:
-    """Put a program's tensors on a device; nothing happens where they are there."""
-    away: dict[str, Tensor] = {n: t for n, t in _unique(program).items() if t.device != device}
-    if away:
-        program.set_tensors({name: tensor.detach().to(device) for name, tensor in away.items()})
-    place(program, device)
-
-
-def device_of(program: Program) -> torch.device:
-    """Where the program's tensors are."""
-    return next((tensor.device for tensor in program.tensors().values()), torch.device("cpu"))
 
 
 def _unique(program: Program) -> dict[str, Any]:

@@ -80,6 +80,7 @@ class Gauge:
 
     def costs(self, program: Program, *, timed: bool | None = None) -> Measured:
         """What it costs. Raises what the target raises where it does not take the program."""
+        program = program.to("cpu")
         cost = program.cost()
         plain = Measured(cost.parameter_bytes, cost.macs, cost.parameters)
         prepared = self.target.prepare(program)

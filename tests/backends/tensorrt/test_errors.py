@@ -230,6 +230,17 @@ def test_a_gpu_that_does_not_fit_is_named(linears: TensorRTArtifact, monkeypatch
     assert "8.6, 8.9, 12.0, and the GPU here has 7.5" in str(caught.value.found)
 
 
+def test_a_gpu_that_rtx_does_not_serve_is_told_what_would(
+    linears: TensorRTArtifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As an H100 is; without this, TensorRT's own refusal came after the engine was loaded, with advice that fails."""
+    monkeypatch.setattr(artifact_module, "gpu_capability", lambda: "9.0")
+    with pytest.raises(ArchiveError, match="does not fit") as caught:
+        linears.run(torch.randn(4, 64))
+    assert "GPU here has 9.0" in str(caught.value.found)
+    assert "full TensorRT" in str(caught.value.hint)
+
+
 INFO = EngineInfo("tensorrt_rtx", "1.7.1", ("8.6", "12.0"), None, "digest", 1.0, (), ())
 FULL = EngineInfo("tensorrt", "10.16.0", ("8.9",), "8.9", "digest", 1.0, (), ())
 FITS: dict[str, tuple[EngineInfo, tuple[str | None, str | None, str | None], list[str]]] = {
@@ -237,6 +248,7 @@ FITS: dict[str, tuple[EngineInfo, tuple[str | None, str | None, str | None], lis
     "newer gpu": (INFO, ("tensorrt_rtx", "1.7.1", "8.9"), []),
     "two digits": (INFO, ("tensorrt_rtx", "1.7.1", "12.1"), []),
     "older gpu": (INFO, ("tensorrt_rtx", "1.7.1", "8.0"), ["built for 8.6, 12.0, and the GPU here has 8.0"]),
+    "hopper": (INFO, ("tensorrt_rtx", "1.7.1", "9.0"), ["runs on 7.5 to 8.9 and 12.x, and the GPU here has 9.0"]),
     "version": (INFO, ("tensorrt_rtx", "1.8.0", "8.6"), ["built by tensorrt_rtx 1.7.1, and 1.8.0 is installed"]),
     "package": (INFO, ("tensorrt", "10.16", "8.6"), ["and tensorrt is installed"]),
     "nothing": (INFO, (None, None, None), ["no TensorRT is installed", "no NVIDIA GPU"]),

@@ -190,10 +190,7 @@ class Lowering:
         assert isinstance(q, fx.Node)
         step = grid.step(self.program)
         if _dtype(q) is torch.int32:
-            multiplier = (self.scale(value) / step).float()
-            if isinstance(axis, int):
-                multiplier = multiplier.reshape([-1] + [1] * (q.meta[KEY].dim() - 1 - axis))
-            return self.requantize(q, multiplier, grid, like)
+            return self.requantize(q, along((self.scale(value) / step).float(), q, axis), grid, like)
         if axis is not None:
             return None
         if torch.equal(self.scale(value).reshape(()), step) and zero_point == grid.zero_point:
@@ -247,6 +244,11 @@ class Lowering:
             value, part = value.args[0], part.clamped(self.program, *clamp_range(value))
         scale = self.program.attribute(grid.scale)
         return self.call(QUANTIZE, value, scale, part.zero_point, part.quant_min, part.quant_max, like=like)
+
+
+def along(multiplier: Tensor, acc: fx.Node, axis: object) -> Tensor:
+    """Multipliers of channels, shaped so that they broadcast over accumulators whose channels lie along `axis`."""
+    return multiplier.reshape([-1] + [1] * (acc.meta[KEY].dim() - 1 - axis)) if isinstance(axis, int) else multiplier
 
 
 def _dtype(node: object) -> torch.dtype | None:

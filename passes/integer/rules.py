@@ -26,7 +26,7 @@ from tersor.ir.shapes import KEY
 from ..arguments import argument, spatial
 from ..quantization.integer_grid import IntegerGrid
 from ..quantization.roles import WEIGHTS, Role, constant_factor, operands, role_of, roles
-from .lowering import Lowering, Rules
+from .lowering import Lowering, Rules, along
 from .reductions import REDUCTIONS
 
 aten = torch.ops.aten
@@ -163,10 +163,11 @@ def _product(lowering: Lowering, node: fx.Node, grid: IntegerGrid) -> fx.Node | 
 def _scaled(lowering: Lowering, node: fx.Node, grid: IntegerGrid) -> fx.Node | None:
     """Accumulators times a constant: it goes into the multiplier."""
     source, factor = lowering.integer(node.args[0], torch.int32), constant_factor(node)
-    if source is None or factor is None or source.args[3] is not None:
+    if source is None or factor is None or (factor < 0 and source.args[3] is not None):
         return None
-    scale = (lowering.scale(source) * torch.tensor(factor)).float()
-    return lowering.requantize(_stored(source), (scale / grid.step(lowering.program)).float(), grid, node)
+    scale, stored = (lowering.scale(source) * torch.tensor(factor)).float(), _stored(source)
+    multiplier = along((scale / grid.step(lowering.program)).float(), stored, source.args[3])
+    return lowering.requantize(stored, multiplier, grid, node)
 
 
 def _embedding(lowering: Lowering, node: fx.Node, grid: IntegerGrid) -> fx.Node | None:

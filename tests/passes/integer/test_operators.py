@@ -365,6 +365,18 @@ def test_resizing_to_the_nearest() -> None:
     check(program, (IMAGE,), reading.grid("conv2d"), x.repeat(2, 2).repeat(2, 3))
 
 
+@pytest.mark.parametrize("factor", [10.0, 0.125])
+def test_a_constant_goes_into_the_multipliers_of_channels(factor: float) -> None:
+    """What the convolution gives is only read times a number, so it has no grid of its own."""
+    model = Layers(lambda m, x: F.max_pool2d(m.layer(x) * factor, 2), layer=nn.Conv2d(8, 8, 1))
+    reading, program = lowered(model, IMAGE)
+    assert "tersor.int_conv" in str(program)
+    assert "aten.mul" not in str(program)
+    with torch.no_grad():
+        given, wanted = program(IMAGE), reading.program(IMAGE)
+    assert (given - wanted).abs().max() <= reading.grid("mul").scale * 1.001
+
+
 def test_the_greatest_needs_no_grid() -> None:
     _, program = of_convolution(lambda x: x.argmax(1))
     np.testing.assert_array_equal(program(IMAGE).numpy(), convolved_values(program).argmax(1))

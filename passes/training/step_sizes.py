@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,14 +91,24 @@ def gradient_scale(program: Program, nodes: list[fx.Node]) -> float:
     source, scale, zero_point, axis = node.args[:4]
     assert isinstance(source, fx.Node)
     assert isinstance(scale, fx.Node)
-    shape = [int(size) for size in source.meta[KEY].shape[0 if _is_weight(program, node) else 1 :]]
-    count = math.prod(shape)
+    sizes = source.meta[KEY].shape
+    count = math.prod(sizes if _is_weight(program, node) else _of_one_sample(sizes))
     if axis is not None and program.tensor(str(scale.target)).dim():
         count //= program.tensor(str(scale.target)).numel()
     zero = program.constant(zero_point)
     assert zero is not None
     most = float(node.args[5]) - float(zero.float().min())  # type: ignore[arg-type]
     return 1 / math.sqrt(max(1, count) * max(1.0, most))
+
+
+def _of_one_sample(sizes: Sequence[int | torch.SymInt]) -> list[int]:
+    """All sizes but the batch's, which is the first that is dynamic, wherever it stands, else the first.
+
+    A dynamic one counts as in the example: taken as a number it would stay that number ever after.
+    """
+    batch = next((at for at, size in enumerate(sizes) if not isinstance(size, int)), 0)
+    others = [size for at, size in enumerate(sizes) if at != batch]
+    return [size if isinstance(size, int) else int(size.node.hint) for size in others]
 
 
 def _is_weight(program: Program, node: fx.Node) -> bool:

@@ -32,6 +32,29 @@ def test_the_gradient_scale_counts_values_and_levels() -> None:
     assert gradient_scale(program, [weight]) == pytest.approx(1 / math.sqrt(per_channel * 7))
 
 
+def test_a_batch_that_is_not_first_stays_dynamic() -> None:
+    """As in `nn.TransformerEncoderLayer`, which works on [tokens, batch, channels]."""
+
+    class Turned(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(6, 6)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            result: torch.Tensor = self.linear(x.transpose(0, 1).relu()).transpose(0, 1)
+            return result
+
+    x = torch.randn(3, 5, 6)
+    program = ts.trace(Turned(), x, dynamic={"x": {0: "batch"}})
+    program = ts.PassManager([ts.Quantize(ts.INT8_SYMMETRIC, calibration=[x])]).run(program).program
+    grids = program.graph.find_nodes(op="call_function", target=FAKE_QUANTIZE)
+    grid = next(node for node in grids if node.args[0].target is torch.ops.aten.relu.default)
+    zero = int(program.constant(grid.args[2]))  # type: ignore[arg-type]  # it is one
+    assert zero == 0
+    assert gradient_scale(program, [grid]) == pytest.approx(1 / math.sqrt(5 * 6 * 127))
+    program.verify()
+
+
 def test_gradients_of_step_sizes_are_those_of_the_paper_times_the_scale() -> None:
     program = quantized()
     sizes = StepSizes(program, pair_safe=False)

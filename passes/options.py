@@ -19,20 +19,26 @@ _NUMBERS: dict[type, type] = {int: numbers.Integral, float: numbers.Real}
 
 
 def check_options(step: Pass) -> None:
-    """Raise PassError at the first option that is of no type that its field declares.
+    """Raise PassError at the first option that is of no type that its field declares, those within `Training` too.
 
     Fields of protocols, functions and collections are left to the pass: what those hold shows when they are used.
     """
+    _check(step, f"pass {step.name}: ")
+
+
+def _check(options: Any, path: str) -> None:
     try:
-        hints = typing.get_type_hints(type(step))
+        hints = typing.get_type_hints(type(options))
     except (NameError, AttributeError, TypeError):  # names that only a type checker sees
         return
-    for field in dataclasses.fields(step):
-        value, kinds = getattr(step, field.name), _kinds(hints[field.name])
+    for field in dataclasses.fields(options):
+        value, kinds = getattr(options, field.name), _kinds(hints[field.name])
         if kinds and not isinstance(value, kinds):
             found = f"{value!r}, of type {type(value).__name__}"
-            what = f"pass {step.name}: {field.name} is of the wrong type"
+            what = f"{path}{field.name} is of the wrong type"
             raise PassError(what, expected=_said(kinds), found=found, hint=_meant(value, kinds))
+        if kinds and dataclasses.is_dataclass(value):
+            _check(value, f"{path}{field.name}.")
 
 
 def _kinds(hint: Any) -> tuple[type, ...]:

@@ -25,6 +25,10 @@ def wrong(value: Any) -> Any:
             ["quantize: scheme", "expected: Scheme", "'int8', of type str", "ts.INT8"],
         ),
         (lambda: ts.Quantize(observer=wrong("mse")), ["quantize: observer", "Observer.MSE"]),
+        (
+            lambda: ts.Finetune(training=ts.Training(precision=wrong("fp16"))),
+            ["finetune: training.precision", "expected: Precision", "Precision.FLOAT16"],
+        ),
         (lambda: ts.PruneChannels(wrong(0.5)), ["prune_channels: target", "expected: Target", "0.5, of type float"]),
     ],
 )

@@ -18,6 +18,8 @@ from .dtypes import element_type, tensor_proto
 if TYPE_CHECKING:
     from .block_quantization import Blocks
     from .dynamic_quantization import Dynamic
+    from .heads import Heads
+    from .integer_products import Columns
 
 Dim = Any
 """A size: an int, or a torch.SymInt."""
@@ -72,6 +74,7 @@ class OnnxOptions:
     fast_convolutions: integer convolutions in the form that ONNX Runtime runs fastest: see `convolution_forms`.
     shift_weights: weights of integer convolutions with long sums are stored one step lower, with zero point -1, which
         makes ONNX Runtime multiply matrices, in tiles on AMX.
+    whole_attention: attention as the one operator that opset 23 has for it.
     """
 
     opset: int = 21
@@ -87,6 +90,7 @@ class OnnxOptions:
     half_attention: bool = False
     fast_convolutions: bool = False
     shift_weights: bool = False
+    whole_attention: bool = False
 
 
 @dataclass(frozen=True)
@@ -116,7 +120,9 @@ class Builder:
     integer kernel will read the result.
     kernels: the nodes that integer kernels run.
     tails: see `end_with_move`.
-    blocks, dynamic: weights quantized in blocks, and values quantized at run time, by their nodes.
+    blocks, columns, dynamic: weights quantized in blocks, weights as right factors of integer products, and values
+    quantized at run time, by their nodes.
+    heads: a value whose heads are apart -> the value that it is with its heads joined; see `heads.py`.
     """
 
     program: Program
@@ -128,7 +134,9 @@ class Builder:
     tails: dict[fx.Node, Tail] = field(default_factory=dict)
     zero_points: dict[str, str] = field(default_factory=dict)
     blocks: dict[fx.Node, Blocks] = field(default_factory=dict)
+    columns: dict[fx.Node, Columns] = field(default_factory=dict)
     dynamic: dict[fx.Node, Dynamic] = field(default_factory=dict)
+    heads: dict[str, Heads] = field(default_factory=dict)
     kernels: frozenset[fx.Node] = frozenset()
     integer: bool = False
     _names: set[str] = field(default_factory=set)
@@ -196,6 +204,8 @@ class Builder:
                         values[index] = new
         if old in self.stored:
             self.stored[new] = self.stored.pop(old)
+        if old in self.heads:
+            self.heads[new] = self.heads.pop(old)
 
     # -- moves -----------------------------------------------------------------------------------------------------
 

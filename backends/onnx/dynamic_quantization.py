@@ -10,13 +10,12 @@ from dataclasses import dataclass
 
 import onnx
 import torch
-from torch import Tensor, fx
+from torch import fx
 
 from tersor.ir.block_operators import FAKE_QUANTIZE_DYNAMIC
-from tersor.ir.operators import FAKE_QUANTIZE, quantize_to_grid
 
 from .builder import Builder, Value
-from .dtypes import tensor_proto
+from .integer_products import weight_columns
 from .registry import Refusal, rule
 
 _TINY = torch.finfo(torch.float32).tiny
@@ -52,30 +51,18 @@ def fake_quantize_dynamic(b: Builder, x: Value, per_token: bool) -> str:
 
 def dynamic_linear(b: Builder, bias: Value | None) -> str | None:
     """A linear of a value quantized at run time and an int8 weight; None where it is not that."""
-    x, weight = b.node.args[:2]
-    if not isinstance(x, fx.Node) or x not in b.dynamic or not isinstance(weight, fx.Node):
+    x = b.node.args[0]
+    if not isinstance(x, fx.Node) or x not in b.dynamic:
         return None
-    if weight.target is not FAKE_QUANTIZE or weight.args[3] not in (0, None):
+    columns = weight_columns(b)
+    if columns is None:
         return None
-    tensors = [b.program.constant(argument) for argument in weight.args[:3]]
-    if any(tensor is None for tensor in tensors) or bool(tensors[2].any()):  # type: ignore[union-attr]  # not None
-        return None
-    values, scale, zero = (tensor.detach() for tensor in tensors if tensor is not None)
-    name = str(weight.args[0].target)  # type: ignore[union-attr]  # a constant
-
-    def transposed(given: str) -> onnx.TensorProto:
-        axis, low, high = weight.args[3:6]
-        steps: Tensor = quantize_to_grid(values, scale, zero, axis, low, high)  # type: ignore[arg-type]  # by its schema
-        return tensor_proto(given, steps.to(torch.int8).T.contiguous())
-
-    stored = b.initializer(name, transposed)
-    factor = b.initializer(f"{name}_scale", lambda given: tensor_proto(given, scale.reshape(-1)))
     found = b.dynamic[x]
-    product = b.op("MatMulInteger", found.steps, stored, found.zero_point)
+    product = b.op("MatMulInteger", found.steps, columns.steps, found.zero_point)
     sums = b.op("Cast", product, to=onnx.TensorProto.FLOAT)
     if found.per_token:
         # One after the other: of their product ONNX Runtime would make a kernel that takes one scale for all rows.
-        result = b.op("Mul", b.op("Mul", sums, factor), found.scale)
+        result = b.op("Mul", b.op("Mul", sums, columns.scale), found.scale)
     else:
-        result = b.op("Mul", sums, b.op("Mul", found.scale, factor))
+        result = b.op("Mul", sums, b.op("Mul", found.scale, columns.scale))
     return result if bias is None else b.op("Add", result, bias)

@@ -136,7 +136,7 @@ def dropout(b: Builder, x: Value, p: float, train: bool) -> str:
     return x
 
 
-@rule(aten._to_copy.default, aten.to.dtype)
+@rule(aten._to_copy.default, aten.to.dtype, aten.type_as.default)
 def to_copy(b: Builder, x: Value) -> str:
     return b.cast(x, b.result.dtype)
 

@@ -21,6 +21,7 @@ from ..base import Unsupported
 from ..grids import grids, integer_nodes
 from . import (  # noqa: F401  # they fill the table of rules
     activations,
+    attention,
     block_quantization,
     contractions,
     creation,

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from .builder import Builder, Value
+from .heads import joined_again, note_parted, note_turned
 from .registry import Refusal, rule
 
 aten = torch.ops.aten
@@ -22,13 +23,16 @@ END = 2**63 - 1
 @rule(aten.reshape.default)
 def reshape(b: Builder, x: Value, shape: Sequence[Any]) -> str:
     """A constant shape wherever sizes that change are copied from the input (0) or are the only one left (-1)."""
+    joined = joined_again(b, x, b.result.shape)
+    if joined is not None:
+        return joined
     sizes = [0 if _copied(b, x, axis, size) else size for axis, size in enumerate(shape)]
     unknown = [axis for axis, size in enumerate(sizes) if isinstance(size, Value)]
     if 0 in shape:
         return b.move("Reshape", x, b.sizes(shape), allowzero=1)
     if len(unknown) == 1 and -1 not in sizes:
         sizes[unknown[0]] = -1
-    return b.move("Reshape", x, b.sizes(sizes))
+    return note_parted(b, x, b.move("Reshape", x, b.sizes(sizes)))
 
 
 def _copied(b: Builder, x: Value, axis: int, size: Any) -> bool:
@@ -120,14 +124,18 @@ def repeat_interleave(b: Builder, x: Value, repeats: Any, dim: int | None) -> st
 
 @rule(aten.permute.default)
 def permute(b: Builder, x: Value, dims: Sequence[int]) -> str:
-    return b.move("Transpose", x, perm=[d % x.rank for d in dims])
+    return _transposed(b, x, [d % x.rank for d in dims])
+
+
+def _transposed(b: Builder, x: Value, perm: Sequence[int]) -> str:
+    return note_turned(b, x, b.move("Transpose", x, perm=list(perm)), perm)
 
 
 @rule(aten.transpose.int)
 def transpose(b: Builder, x: Value, first: int, second: int) -> str:
     perm = list(range(x.rank))
     perm[first], perm[second] = perm[second], perm[first]
-    return b.move("Transpose", x, perm=perm)
+    return _transposed(b, x, perm)
 
 
 @rule(aten.t.default, aten.numpy_T.default)

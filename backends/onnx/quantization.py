@@ -34,6 +34,7 @@ from tersor.passes.quantization.roles import Role, clamp_range, role_of
 from .builder import Builder, Value
 from .convolution_forms import wants_products
 from .dtypes import tensor_proto
+from .heads import heads_first
 from .registry import Refusal, rule
 
 INT4, INT8, FLOAT8 = onnx.TensorProto.INT4, onnx.TensorProto.INT8, onnx.TensorProto.FLOAT8E4M3FN
@@ -181,9 +182,11 @@ def _activation(b: Builder, scale: Value, zero_point: Value, axis: int | None, q
 def _onto_grid(b: Builder, source: object, scale: str, zero: str, clip: tuple[str, ...], axis: int | None) -> str:
     """A kernel requantizes what it computes, so the grid comes before a move that ends the node's operators."""
     assert isinstance(source, fx.Node)
-    tail = b.tails.get(source)
+    value, tail = b.value(source), b.tails.get(source)
+    if value in b.heads and b.heads[value].first and axis is None:
+        return heads_first(b, b.on_grid(b.heads[value].joined, scale, zero, clip), value)
     if tail is None or len(source.users) > 1 or axis is not None:
-        return b.on_grid(b.value(source), scale, zero, clip, axis)
+        return b.on_grid(value, scale, zero, clip, axis)
     return b.move(tail.operator, b.on_grid(tail.source, scale, zero, clip), *tail.rest)
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ..onnx.builder import OnnxOptions
 
 OPSETS = (21, 23)
-"""The least and greatest opset that can be written: int4 came with 21."""
+"""The least and greatest opset that can be written: int4 came with 21, attention as one operator with 23."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class OnnxRuntime(Backend):
     summary: ClassVar[str] = "ONNX Runtime on CPUs: one QDQ ONNX file"
 
     external_data: bool = False
-    opset: int = 21
+    opset: int = 23
     audit: bool = True
     int8_activations: bool = False
     threads: int | None = None
@@ -83,7 +83,12 @@ class OnnxRuntime(Backend):
 
         amx = has_amx() if self.amx is None else self.amx
         return OnnxOptions(
-            self.opset, contrib=True, int8_activations=self.int8_activations, fast_convolutions=True, shift_weights=amx
+            self.opset,
+            contrib=True,
+            int8_activations=self.int8_activations,
+            whole_attention=True,
+            fast_convolutions=True,
+            shift_weights=amx,
         )
 
     def supports(self, program: Program, node: fx.Node) -> Unsupported | None:

@@ -102,6 +102,7 @@ DIRECT: list[tuple[Any, tuple[Any, ...]]] = [
     (aten.bitwise_xor.Scalar, (whole, 3)),
     (aten.__xor__.Scalar, (whole, 3)),
     (aten.logical_xor.default, (whole, mask[..., 0])),
+    (aten.type_as.default, (whole, x)),
     (aten.contiguous.default, (x,)),
     (aten.detach.default, (x,)),
     (aten.lift_fresh_copy.default, (x,)),

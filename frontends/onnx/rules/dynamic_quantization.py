@@ -20,7 +20,7 @@ from tersor.ir.block_operators import FAKE_QUANTIZE_DYNAMIC
 from ..call import Call
 from ..registry import find, rule
 from ..values import Known, Value
-from .quantization import FloatCall, real
+from .quantization import FloatCall, constant, real
 
 aten = torch.ops.aten
 MICROSOFT = "com.microsoft"
@@ -174,6 +174,8 @@ def dynamic_quantize_matmul(op: Call) -> Value:
 @rule("MatMulIntegerToFloat", domain=MICROSOFT)
 def matmul_integer_to_float(op: Call) -> Value:
     """a, b, their scales, their zero points and a bias."""
+    if op.importer.known(op.input(2)) is not None:
+        return _with_bias(op, _static_product(op), 6)
     x, scale, zero = _stored(op, op.input(0)), _stored(op, op.input(2)), _stored(op, op.optional(4))
     weight, steps = op.importer.known(op.input(1)), op.importer.known(op.input(3))
     if x is None or scale is None or zero is None or weight is None or steps is None:
@@ -183,6 +185,23 @@ def matmul_integer_to_float(op: Call) -> Value:
     if product is None or not x.source is scale.source is zero.source:
         op.refuse("the scales do not fit", expected="those of the same values; one, or one for each column")
     return _with_bias(op, product, 6)
+
+
+def _static_product(op: Call) -> Value:
+    """The product of a value on a grid that the file holds with stored integers."""
+    values: list[Value | None] = []
+    for place in (0, 1):
+        steps, scale = op.input(place), constant(op, place + 2)
+        single = scale.tensor.numel() == 1
+        scale = replace(scale, tensor=scale.tensor.reshape(() if single else (-1,)))
+        zero = constant(op, place + 4).tensor if op.has(place + 4) else torch.zeros((), dtype=op.dtype(steps))
+        place_ = Known(zero.reshape(-1).expand(scale.tensor.numel()).reshape(scale.tensor.shape).contiguous())
+        axis = None if single else op.rank(steps) - 1
+        values.append(real(op, steps, scale, place_, axis, (steps, op.input(place + 2), axis)))
+    found = find("", "MatMul", op.scope.opset(""))
+    assert found is not None, "MatMul has a rule for every opset"
+    result: Value = found.function(FloatCall(op, values))  # type: ignore[assignment]  # MatMul gives one value
+    return result
 
 
 def _with_bias(op: Call, product: Value, index: int) -> Value:

@@ -2,8 +2,7 @@
 
 Speed is of one sequence on one thread in ONNX Runtime, with all of its optimizations, over two float32 models: the one
 that torch.onnx exports, and the one from the same emitter as the quantized ones, which has attention as one operator.
-All run in turns, a few calls at a time; the figure is the least time that the processor worked for a call, since a
-machine with other work interrupts long calls more than short ones.
+All run in turns, one call at a time, so that each finds the caches as the others leave them; the figure is the median.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import resource
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 import tersor as ts
-from tersor.timing import torch_threads
+from tersor.timing import measure, torch_threads
 
 from .quantization import open_session
 from .results import Row
@@ -48,7 +47,7 @@ def run(quick: bool) -> list[Row]:
     program = ts.trace(model, (), tokens(1), dynamic={name: {0: "batch"} for name in ("input_ids", "attention_mask")})
     samples = 32 if quick else 512
     few = [tokens(8) for _ in range(4)]
-    rows = _speeds(model, program, few, tokens(1), rounds=10 if quick else 250)
+    rows = _speeds(model, program, few, tokens(1), seconds=1 if quick else 8)
     with torch_threads(2):
         _calibrated(program, (tokens(8) for _ in range(samples // 32)))
         seconds, grown = _calibrated(program, (tokens(8) for _ in range(samples // 8)))
@@ -58,7 +57,7 @@ def run(quick: bool) -> list[Row]:
 
 
 def _speeds(
-    model: nn.Module, program: ts.Program, batches: list[dict[str, Tensor]], inputs: dict[str, Tensor], rounds: int
+    model: nn.Module, program: ts.Program, batches: list[dict[str, Tensor]], inputs: dict[str, Tensor], seconds: float
 ) -> list[Row]:
     passes: dict[str, list[ts.Pass]] = {
         "float32": [ts.Canonicalize()],
@@ -76,27 +75,14 @@ def _speeds(
             paths[name] = ts.lower(quantized, out=Path(folder) / name).path / "model.onnx"
         feed = {name: value.numpy() for name, value in inputs.items()}
         calls = {name: partial(open_session(path).run, None, feed) for name, path in paths.items()}
-        least = _least(calls, rounds)
-    return [_speed(name, yardstick, least) for name in paths if name not in YARDSTICKS for yardstick in YARDSTICKS]
+        latency = {name: found.median for name, found in measure(calls, seconds=seconds).items()}
+    return [_speed(name, yardstick, latency) for name in paths if name not in YARDSTICKS for yardstick in YARDSTICKS]
 
 
 def _speed(name: str, yardstick: str, seconds: Mapping[str, float]) -> Row:
     ratio = seconds[yardstick] / seconds[name]
     note = f"{1e3 * seconds[name]:.2f} ms, float32 {1e3 * seconds[yardstick]:.2f} ms"
     return Row(f"{name}: speed over {yardstick}", ratio, "x", goal=">= 2.8 x" if name == "INT8" else "", note=note)
-
-
-def _least(calls: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
-    """Seconds of work of the fastest call of each, made in turns on this thread alone."""
-    least = dict.fromkeys(calls, float("inf"))
-    for _ in range(rounds):
-        for name, call in calls.items():
-            call()  # brings its weights into the caches again
-            for _ in range(3):
-                started = time.thread_time()
-                call()
-                least[name] = min(least[name], time.thread_time() - started)
-    return least
 
 
 def _calibrated(program: ts.Program, batches: Iterable[Any]) -> tuple[float, float]:

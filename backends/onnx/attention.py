@@ -40,6 +40,7 @@ def attention(
     """softmax(query @ key^T * scale + mask) @ value, query [..., L, E], key [..., S, E], value [..., S, Ev]."""
     if dropout_p > 0:
         raise Refusal("attention drops out values, as in training", "trace the model in eval mode")
+    mask = None if mask is not None and _hides_nothing(b, query, mask) else mask
     whole = _whole(b, query, key, value, mask, is_causal, scale) if b.options.whole_attention else None
     if whole is not None:
         return whole
@@ -94,6 +95,19 @@ def _shows_every_row(b: Builder, mask: Value) -> bool:
         return False
     seen = tensor if tensor.dtype == torch.bool else tensor != -math.inf
     return bool(seen.any(-1).all())
+
+
+def _hides_nothing(b: Builder, query: Value, mask: Value) -> bool:
+    """Whether it is known that a mask changes no score, and no size of the result."""
+    tensor = b.program.constant(argument(b.node, "attn_mask"))
+    plain = tensor is not None and bool((tensor if tensor.dtype == torch.bool else tensor == 0).all())
+    return plain and all(map(b.same_size, query.shape[:-1], b.result.shape[:-1]))
+
+
+def _hides_by_infinity(b: Builder, mask: Value) -> bool:
+    """Whether it is known of a float mask that no finite number in it hides."""
+    tensor = b.program.constant(argument(b.node, "attn_mask"))
+    return tensor is not None and bool(((tensor == -math.inf) | (tensor > _LEAST)).all())
 
 
 def _causal_mask(b: Builder, query: Value, key: Value) -> Value:
@@ -164,14 +178,18 @@ def _lengths(b: Builder, query: Value, key: Value, heads: list[Heads]) -> tuple[
 
 def _bias(b: Builder, mask: Value, lengths: tuple[list[Any], list[str]]) -> tuple[str, str | None]:
     """What is added to the scores, [.., L, S], and the rows that see anything as ones, [.., L, 1]; None if all do."""
-    bias = _additive(b, mask, torch.float32)
+    visible = mask.dtype == torch.bool
+    given: str = mask if visible else b.cast(mask, torch.float32)
     if mask.rank == 3:
-        bias = b.op("Unsqueeze", bias, b.ints(0))
+        given = b.op("Unsqueeze", given, b.ints(0))
     if mask.rank < 2 or not all(map(b.same_size, mask.shape[-2:], lengths[0])):
-        bias = b.op("Expand", bias, b.op("Concat", *lengths[1], axis=0))
-    finite = b.op("Max", bias, b.number(_LEAST, torch.float32))
+        given = b.op("Expand", given, b.op("Concat", *lengths[1], axis=0))
+    if not visible and _hides_by_infinity(b, mask) and _shows_every_row(b, mask):
+        return given, None
+    least = b.number(_LEAST, torch.float32)
+    finite = b.op("Where", given, b.number(0, torch.float32), least) if visible else b.op("Max", given, least)
     if _shows_every_row(b, mask):
         return finite, None
-    largest = b.op("ReduceMax", bias, b.ints(-1), keepdims=1)
-    seen = b.op("Greater", largest, b.number(-math.inf, torch.float32))
+    largest = b.op("ReduceMax", finite if visible else given, b.ints(-1), keepdims=1)
+    seen = b.op("Greater", largest, least if visible else b.number(-math.inf, torch.float32))
     return finite, b.op("Cast", seen, to=element_type(torch.float32))

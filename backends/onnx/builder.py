@@ -116,6 +116,7 @@ class Builder:
     """The ONNX graph while it is built, and the node that is being emitted.
 
     values: the value of each node, a tuple of them where it has several.
+    asked: what an initializer is to be called, where nothing that is read has that name.
     stored: a value on a grid -> its integers. `move` keeps such a value on its grid where `integer` says that an
     integer kernel will read the result.
     kernels: the nodes that integer kernels run.
@@ -130,6 +131,7 @@ class Builder:
     values: dict[fx.Node, Any] = field(default_factory=dict)
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     initializers: dict[str, Callable[[], onnx.TensorProto]] = field(default_factory=dict)
+    asked: dict[str, str] = field(default_factory=dict)
     stored: dict[str, Stored] = field(default_factory=dict)
     tails: dict[fx.Node, Tail] = field(default_factory=dict)
     zero_points: dict[str, str] = field(default_factory=dict)
@@ -265,6 +267,12 @@ class Builder:
         """A stored tensor that is made only if something reads it; returns its name."""
         stored = self.unique(name)
         self.initializers[stored] = lambda: make(stored)
+        return stored
+
+    def initializer_again(self, name: str, make: Callable[[str], onnx.TensorProto]) -> str:
+        """A tensor stored in another form too, under its own name if that other form is not read."""
+        stored = self.initializer(name, make)
+        self.asked[stored] = name
         return stored
 
     def number(self, value: complex, dtype: torch.dtype) -> str:

@@ -155,8 +155,7 @@ class _Emitter:
         """What is needed for the outputs, checked by nobody yet."""
         self._finish_outputs()
         nodes = _live(self.builder.nodes, self.outputs)
-        read = {name for node in nodes for name in node.input}
-        initializers = [make() for name, make in self.builder.initializers.items() if name in read]
+        initializers = self._initializers(nodes)
         made = {name for node in nodes for name in node.output} - set(self.outputs)
         graph = onnx.helper.make_graph(
             nodes,
@@ -170,6 +169,22 @@ class _Emitter:
         version = onnx.helper.find_min_ir_version_for(opsets)
         opsets += [onnx.helper.make_opsetid(domain, 1) for domain in sorted({node.domain for node in nodes} - {""})]
         return onnx.helper.make_model(graph, producer_name="tersor", opset_imports=opsets, ir_version=version)
+
+    def _initializers(self, nodes: list[onnx.NodeProto]) -> list[onnx.TensorProto]:
+        """What the nodes read. What is stored in several forms has its own name, where one of them is read."""
+        read = {name for node in nodes for name in node.input}
+        taken = read.union(self.inputs, self.outputs, *(node.output for node in nodes))
+        tensors, names = [], dict[str, str]()
+        for name in [name for name in self.builder.initializers if name in read]:
+            tensors.append(self.builder.initializers[name]())
+            asked = self.builder.asked.get(name, name)
+            if asked not in taken:
+                taken.add(asked)
+                names[name] = tensors[-1].name = asked
+        for node in nodes:
+            for index, name in enumerate(node.input):
+                node.input[index] = names.get(name, name)
+        return tensors
 
     def _finish_outputs(self) -> None:
         """An output that is an input, a constant or another output as well is a copy of it."""

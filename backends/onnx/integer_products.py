@@ -57,9 +57,9 @@ def _stored_columns(b: Builder, weight: fx.Node, tensors: list[Tensor]) -> Colum
         steps: Tensor = quantize_to_grid(values, scale, zero, axis, low, high)  # type: ignore[arg-type]  # by its schema
         return tensor_proto(given, steps.to(torch.int8).T.contiguous(), kind)
 
-    steps = b.initializer(name, transposed)
+    steps = b.initializer_again(name, transposed)
     steps = b.op("Cast", steps, to=onnx.TensorProto.INT8) if narrow else steps
-    return Columns(steps, b.initializer(f"{name}_scale", lambda given: tensor_proto(given, scale.reshape(-1))))
+    return Columns(steps, b.initializer_again(f"{name}_scale", lambda given: tensor_proto(given, scale.reshape(-1))))
 
 
 def static_linear(b: Builder, x: Value, bias: Value | None) -> str | None:
@@ -86,7 +86,7 @@ def _float_bias(b: Builder, bias: Value | None) -> str | None:
         return bias
     tensors = [b.program.constant(given) for given in source.args]
     values = FAKE_QUANTIZE_BIAS(*[tensor.detach() for tensor in tensors if tensor is not None])
-    return b.initializer(f"{source.args[0]}_on_grid", lambda name: tensor_proto(name, values))
+    return b.initializer_again(str(source.args[0].target), lambda name: tensor_proto(name, values))  # type: ignore[union-attr]  # a constant
 
 
 def _reaches_grid(b: Builder, node: fx.Node) -> bool:

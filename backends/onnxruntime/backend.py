@@ -34,7 +34,7 @@ class OnnxRuntime(Backend):
     Runtime runs in integer, by letting it optimize the model.
 
     external_data: keep tensors in a file beside the model, as is done anyway from 2 GB on.
-    opset: the version of ONNX's operators.
+    opset: the version of ONNX's operators; None: 23, where the installed ONNX Runtime has all of it, else 21.
     audit: ask ONNX Runtime which nodes run in integer; without it the report has no rows.
     int8_activations: let ONNX Runtime quantize the activations that meet weights in blocks, block by block, and compute
         in integer: faster, and less exact.
@@ -51,14 +51,14 @@ class OnnxRuntime(Backend):
     summary: ClassVar[str] = "ONNX Runtime on CPUs: one QDQ ONNX file"
 
     external_data: bool = False
-    opset: int = 23
+    opset: int | None = None
     audit: bool = True
     int8_activations: bool = False
     threads: int | None = None
     amx: bool | None = None
 
     def __post_init__(self) -> None:
-        if not OPSETS[0] <= self.opset <= OPSETS[1]:
+        if self.opset is not None and not OPSETS[0] <= self.opset <= OPSETS[1]:
             raise LoweringError("cannot write this opset", expected=f"{OPSETS[0]} to {OPSETS[1]}", found=self.opset)
 
     @classmethod
@@ -83,13 +83,21 @@ class OnnxRuntime(Backend):
 
         amx = has_amx() if self.amx is None else self.amx
         return OnnxOptions(
-            self.opset,
+            self._opset,
             contrib=True,
             int8_activations=self.int8_activations,
             whole_attention=True,
             fast_convolutions=True,
             shift_weights=amx,
         )
+
+    @property
+    def _opset(self) -> int:
+        from .session import newest_opset
+
+        if self.opset is not None:
+            return self.opset
+        return newest_opset(OPSETS) if self.missing() is None else OPSETS[0]
 
     def supports(self, program: Program, node: fx.Node) -> Unsupported | None:
         return next((found for found in self.unsupported(program) if found.node == node.name), None)

@@ -7,6 +7,11 @@ from typing import Any
 
 from tersor.ir.errors import ArchiveError, MissingDependencyError
 
+_WHOLE = (1, 24)
+"""The version from which ONNX Runtime has kernels for all of opset 23: 1.23 cannot quantize in it."""
+
+_OLDER = "update onnxruntime, or lower the program with OnnxRuntime(opset=21), which older versions run"
+
 _ERRORS = 3
 """The severity from which ONNX Runtime logs."""
 
@@ -30,7 +35,14 @@ def open_session(path: Path, threads: int | None = None, *, optimize: bool = Tru
     try:
         return _runtime().InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime raises types of its own, made at run time
-        raise ArchiveError(f"ONNX Runtime cannot load {path}: {str(error).splitlines()[0]}") from error
+        hint = _OLDER if "Could not find an implementation" in str(error) else None
+        raise ArchiveError(f"ONNX Runtime cannot load {path}: {str(error).splitlines()[0]}", hint=hint) from error
+
+
+def newest_opset(opsets: tuple[int, int]) -> int:
+    """The second of two opsets where the installed ONNX Runtime runs it, else the first."""
+    major, minor = _runtime().__version__.split(".")[:2]
+    return opsets[(int(major), int(minor)) >= _WHOLE]
 
 
 def _runtime() -> Any:

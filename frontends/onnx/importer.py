@@ -59,6 +59,8 @@ class Importer:
         self._known: dict[fx.Node, Known] = {}
         self.dynamic: dict[fx.Node, Any] = {}
         """What is known of integers that are made when the model runs: see rules/dynamic_quantization.py."""
+        self.attention: dict[fx.Node, Any] = {}
+        """What is known of results of attention, some rows of which may become zero: see rules/attention.py."""
         self._sizes: dict[str, fx.Node] = {}
         self._once: dict[Hashable, Any] = {}
         self._tensor_names: set[str] = set()

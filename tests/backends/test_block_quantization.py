@@ -17,6 +17,7 @@ import tersor as ts
 from tersor.backends.onnx.builder import OnnxOptions
 from tersor.backends.onnx.emit import emit_model
 from tersor.backends.onnxruntime.backend import OnnxRuntime
+from tersor.frontends.onnx.load import load_onnx
 from tersor.passes.compare import difference
 
 
@@ -115,8 +116,24 @@ def test_experts_of_a_mixture_are_read_in_four_bits(tmp_path: Path) -> None:
     with torch.no_grad():
         expected = quantized(**inputs).logits
     assert difference([expected], [artifact.run(**inputs).logits]).sqnr > 60
+    with torch.no_grad():
+        assert torch.allclose(load_onnx(tmp_path / "model.onnx").run([inputs["input_ids"]])[0], expected, atol=1e-5)
     experts = program.tensor("model.layers.1.mlp.experts.gate_up_proj").numel()
     assert quantized.cost().parameter_bytes < program.cost().parameter_bytes - 3 * experts
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_the_file_is_read_again(bits: int, symmetric: bool, tmp_path: Path) -> None:
+    program, tokens = tied()
+    quantized = ts.PassManager([ts.QuantizeWeights(bits, 32, symmetric)]).run(program).program
+    artifact = ts.lower(quantized, out=tmp_path / "first")
+    again = load_onnx(tmp_path / "first" / "model.onnx").verify()
+    assert str(again).count("tersor.fake_quantize_blocks") == 3, "the table, as it is chosen from, and two matrices"
+    with torch.no_grad():
+        assert torch.allclose(again(tokens), quantized(tokens), atol=1e-6)
+    assert torch.equal(ts.lower(again, out=tmp_path / "second").run(tokens), artifact.run(tokens))
+    assert operators(tmp_path / "second") == operators(tmp_path / "first")
 
 
 def encoder() -> tuple[ts.Program, list[Tensor]]:

@@ -254,6 +254,17 @@ def test_moves_on_integers_count_as_integer() -> None:
 # -- options and errors ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(("version", "opset"), [("1.23.2", 21), ("1.24.1", 23), ("1.32.0", 23), ("2.0.0+cpu", 23)])
+def test_a_file_is_for_the_runtime_that_is_installed(
+    version: str, opset: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Version 1.23 cannot quantize in opset 23."""
+    monkeypatch.setattr(onnxruntime, "__version__", version)
+    program = trace(nn.Linear(4, 3), (torch.randn(2, 4),))
+    OnnxRuntime(audit=False).emit(program, tmp_path)
+    assert onnx.load(tmp_path / "model.onnx").opset_import[0].version == opset
+
+
 @pytest.mark.parametrize("opset", [20, 99])
 def test_an_opset_that_cannot_be_written_is_refused(opset: int) -> None:
     with pytest.raises(LoweringError, match="opset"):

@@ -16,10 +16,12 @@ import torch
 from torch import fx
 
 from tersor.ir.block_operators import FAKE_QUANTIZE_DYNAMIC
+from tersor.ir.operators import FAKE_QUANTIZE_BIAS, bias_scale
 
 from ..call import Call
 from ..registry import find, rule
 from ..values import Known, Value
+from .linear import bias_on_grid
 from .quantization import FloatCall, constant, real
 
 aten = torch.ops.aten
@@ -175,7 +177,7 @@ def dynamic_quantize_matmul(op: Call) -> Value:
 def matmul_integer_to_float(op: Call) -> Value:
     """a, b, their scales, their zero points and a bias."""
     if op.importer.known(op.input(2)) is not None:
-        return _with_bias(op, _static_product(op), 6)
+        return _with_stored_bias(op, _static_product(op), 6)
     x, scale, zero = _stored(op, op.input(0)), _stored(op, op.input(2)), _stored(op, op.optional(4))
     weight, steps = op.importer.known(op.input(1)), op.importer.known(op.input(3))
     if x is None or scale is None or zero is None or weight is None or steps is None:
@@ -202,6 +204,19 @@ def _static_product(op: Call) -> Value:
     assert found is not None, "MatMul has a rule for every opset"
     result: Value = found.function(FloatCall(op, values))  # type: ignore[assignment]  # MatMul gives one value
     return result
+
+
+def _with_stored_bias(op: Call, product: Value, index: int) -> Value:
+    """A linear with its bias, on the grid of its accumulator where the numbers are all of that grid."""
+    known = op.importer.known(op.input(index)) if op.has(index) else None
+    if known is None or not isinstance(product, fx.Node) or product.target is not aten.linear.default:
+        return _with_bias(op, product, index)
+    x, weight = product.args
+    steps = bias_scale(constant(op, 2).tensor.float(), constant(op, 3).tensor.float())
+    bias = op.importer.once((known, op.input(2), op.input(3)), lambda: replace(known, bias_scale=steps))
+    if torch.equal(FAKE_QUANTIZE_BIAS(known.tensor, steps, torch.ones(())), known.tensor):
+        return op.call(aten.linear.default, x, weight, bias_on_grid(op, bias, x, weight))  # type: ignore[arg-type]
+    return op.call(aten.linear.default, x, weight, known)
 
 
 def _with_bias(op: Call, product: Value, index: int) -> Value:

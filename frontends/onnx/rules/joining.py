@@ -1,4 +1,5 @@
-"""Rules for Add and Mul, which may belong to what computed their operands: a bias, or the scale of a product."""
+"""Rules for Add and Mul, which may belong to what computed their operands: a bias, the scale of a product, or the rows
+of attention that see anything."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ from torch import fx
 from ..call import Call
 from ..registry import rule
 from ..values import Known, Value
+from .attention import attention_of_seen_rows
 from .convolution import CONVOLUTIONS
 from .dynamic_quantization import scaled_product
 from .elementwise import commutative
@@ -45,5 +47,8 @@ def _of_channels(op: Call, known: Known, product: fx.Node) -> Value | None:
 
 @rule("Mul")
 def mul(op: Call) -> Value:
-    product = scaled_product(op)
-    return commutative(op, aten.mul.Tensor) if product is None else product
+    for rule_of_product in (scaled_product, attention_of_seen_rows):
+        product = rule_of_product(op)
+        if product is not None:
+            return product
+    return commutative(op, aten.mul.Tensor)

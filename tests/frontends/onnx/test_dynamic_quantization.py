@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +33,20 @@ def random(*sizes: int, seed: int = 0) -> Array:
 
 
 def saved(
-    nodes: list[onnx.NodeProto], shape: list[int | str], weights: dict[str, Array], path: Path, *, ml: bool = False
+    nodes: list[onnx.NodeProto],
+    shape: list[int | str],
+    weights: dict[str, Array],
+    path: Path,
+    *,
+    ml: bool = False,
+    tensors: Sequence[onnx.TensorProto] = (),
 ) -> Path:
     graph = helper.make_graph(
         nodes,
         "small",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
-        [numpy_helper.from_array(array, name) for name, array in weights.items()],
+        [*tensors, *(numpy_helper.from_array(array, name) for name, array in weights.items())],
     )
     opsets = [helper.make_opsetid("", 21), helper.make_opsetid(MICROSOFT, 1)]
     opsets += [helper.make_opsetid("ai.onnx.ml", 3)] if ml else []
@@ -183,6 +190,29 @@ def test_packed_blocks_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     node = helper.make_node("MatMulNBits", ["x", "w", "s"], ["y"], domain=MICROSOFT, K=32, N=6, bits=4, block_size=16)
     with pytest.raises(Exception, match="a scale for each block"):
         load_onnx(saved([node], ["n", 32], weights, tmp_path / "one.onnx"))
+
+
+@pytest.mark.parametrize("zero_points", [False, True])
+@pytest.mark.parametrize(("bits", "whole"), [(4, False), (8, False), (4, True)])
+def test_rows_of_packed_blocks(bits: int, whole: bool, zero_points: bool, tmp_path: Path) -> None:
+    """A table of 6 rows in blocks of 16, as bytes or as 4-bit integers; an odd number of blocks leaves half a byte."""
+    rng, blocks, packed = np.random.default_rng(0), 3, bits == 4 and not whole
+    kind, most = (TensorProto.UINT4, 16) if whole else (TensorProto.UINT8, 256)
+    steps = rng.integers(0, most, (6, 8 * blocks if packed else 16 * blocks))
+    zeros = rng.integers(0, most, (6, 2 if packed else blocks))
+    tensors = [helper.make_tensor("w", kind, steps.shape, steps.flatten().tolist())]
+    tensors += [helper.make_tensor("z", kind, zeros.shape, zeros.flatten().tolist())] if zero_points else []
+    tensors.append(numpy_helper.from_array(rng.uniform(0.01, 0.1, (6, blocks)).astype(np.float32), "s"))
+    attributes: dict[str, Any] = {"gather_axis": 0, "quantize_axis": 1, "block_size": 16, "bits": bits}
+    inputs = ["w", "places", "s", *(["z"] if zero_points else [])]
+    nodes = [
+        helper.make_node("Cast", ["x"], ["places"], to=TensorProto.INT64),
+        helper.make_node("GatherBlockQuantized", inputs, ["y"], domain=MICROSOFT, **attributes),
+    ]
+    path, x = saved(nodes, ["n", 2], {}, tmp_path / "one.onnx", tensors=tensors), np.array([[5, 0], [1, 5]], np.float32)
+    program = load_onnx(path).verify()
+    assert [count(program, target) for target in (FAKE_QUANTIZE_BLOCKS, aten.embedding.default)] == [1, 1]
+    np.testing.assert_allclose(run(program, x), by_onnxruntime(path, x), rtol=1e-6, atol=1e-6)
 
 
 # -- What else quantizers and other tools write ------------------------------------------------------------------------

@@ -105,7 +105,7 @@ def test_experts_of_a_mixture_are_read_in_four_bits(tmp_path: Path) -> None:
         "max_position_embeddings": 64, "use_cache": False,
     }  # fmt: skip
     model = nn.Module.eval(DeepseekV3ForCausalLM(DeepseekV3Config(**sizes)))
-    inputs = {"input_ids": torch.randint(0, 100, (2, 8)), "use_cache": False}
+    inputs: dict[str, Any] = {"input_ids": torch.randint(0, 100, (2, 8)), "use_cache": False}
     program = ts.trace(model, (), inputs)
     quantized = ts.PassManager([ts.QuantizeWeights(bits=4)]).run(program).program
     text = str(quantized)

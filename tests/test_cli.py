@@ -330,6 +330,14 @@ def labelled():
     x = torch.randn(32, 3, 8, 8)
     return [(x, (x.mean((1, 2, 3)) > 0).long())]
 
+def inputs():
+    return [labelled()[0][0][:2]]
+
+def agreement(program):
+    with torch.no_grad():
+        x = inputs()[0]
+        return torch.cosine_similarity(program(x).flatten(), net()[0](x).flatten(), dim=0)
+
 def size(program):
     return -program.cost().parameters
 """
@@ -363,12 +371,24 @@ def test_compress_within_a_budget(run: Run) -> None:
     assert all(torch.equal(tensor, theirs.tensor(name)) for name, tensor in ours.tensors().items())
 
 
+def test_compress_looks_for_channels_with_so_many_trials(run: Run) -> None:
+    Path("zoo.py").write_text(ZOO + TRAINED)
+    judging = ("--metric", "zoo:agreement", "--floor", "0.2", "--data", "zoo:inputs", "--target", "tensorrt")
+    code, _, errors = run("compress", "zoo:net", "--out", "out", *judging, "--trials", "2", "--json")
+    assert (code, errors) == (0, "")
+    assert any(
+        "2 allotments of channels were judged" in note for note in json.loads(Path("out/run.json").read_text())["notes"]
+    )
+
+
 @pytest.mark.parametrize(
     ("options", "code", "words"),
     [
         (("--macs", "fast"), USAGE, "macs is no limit"),
         (("--macs", "0.5x", "--recipe", "int8"), USAGE, "give --recipe, or a budget"),
         (("--floor", "0.9"), USAGE, "a floor needs a metric"),
+        (("--trials", "9"), USAGE, "give --floor with it"),
+        (("--floor", "0.9", "--trials", "0"), USAGE, "--trials"),
         (("--macs", "0.00001x", "--data", "zoo:batches"), ERROR, "no plan is so small"),
         (("--macs", "0.5x", "--train-data", "zoo:labelled", "--loss", "crossentropy"), USAGE, "no loss"),
         (("--macs", "0.5x", "--metric", "zoo:absent"), USAGE, "has no 'absent'"),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+
+from torch import fx
 
 from tersor.ir.errors import PassError
 from tersor.ir.program import Program
@@ -52,10 +54,21 @@ class LayerTable:
 
     def __call__(self, costs: Costs, left: Remaining) -> float:
         """The cost with so many indices left, in the table's unit."""
-        nodes = [node for node in costs.program.graph.nodes if node.name in self.rates and costs.works(node)]
-        if not nodes:
+        return self.total([self.of_node(costs, node, left) for node in self.nodes(costs)])
+
+    def nodes(self, costs: Costs) -> list[fx.Node]:
+        """Those of a program that it knows. Raises PassError where it knows none."""
+        found = [node for node in costs.program.graph.nodes if node.name in self.rates and costs.works(node)]
+        if not found:
             raise PassError("the table of layers is of another program", expected=", ".join(list(self.rates)[:4]))
-        each = [self.rates[node.name] * costs.work(node, left) / _MILLION for node in nodes]
+        return found
+
+    def of_node(self, costs: Costs, node: fx.Node, left: Remaining) -> float:
+        """What one of them costs with so many indices left."""
+        return self.rates[node.name] * costs.work(node, left) / _MILLION
+
+    def total(self, each: Sequence[float]) -> float:
+        """The whole, of what its nodes cost."""
         if not self.at_once:
             return self.rest + sum(each)
         return float(sum(cost**_SHARPNESS for cost in each) ** (1 / _SHARPNESS))

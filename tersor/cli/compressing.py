@@ -54,6 +54,7 @@ _MEASURE = "measure"
 @click.option("--bytes", "size", help="A budget, as 0.25x or 2MB.")
 @click.option("--macs", help="A budget, as 0.4x or 30M.")
 @click.option("--floor", help="The metric at least, as 0.97 or 0.99x of the model's own.")
+@click.option("--trials", type=click.IntRange(1), help="Channel counts judged, with a floor alone and no training.")
 @dynamic_option
 @as_json
 def compress(**options: Any) -> None:
@@ -66,6 +67,8 @@ def compress(**options: Any) -> None:
     given = Options(**options)
     if given.budget is not None and given.recipe is not None:
         raise click.UsageError("a budget finds a recipe of its own: give --recipe, or a budget")
+    if given.budget is None and given.trials is not None:
+        raise click.UsageError("--trials is how long a budget is searched for: give --floor with it")
     (_search if given.budget is not None else _follow)(given)
 
 
@@ -89,6 +92,7 @@ class Options:
     size: str | None
     macs: str | None
     floor: str | None
+    trials: int | None
     dynamic: tuple[str, ...]
     as_json: bool
 
@@ -130,6 +134,7 @@ def _search(given: Options) -> None:
         "checkpoint": given.checkpoint,
         "out": given.out,
         **given.training(),
+        **({} if given.trials is None else {"trials": given.trials}),
     }
     assert given.budget is not None
     search(options, given.budget, given.epochs, given.as_json)

@@ -1,19 +1,19 @@
-"""How many channels each layer keeps, looked for untrained: from several starts, by exchanges, on a target's cost.
+"""How many channels each layer keeps: what such an allotment is judged by untrained, and where a search begins.
 
 A start is a way to share out what goes: by what channels cost on the target, by multiply-accumulates, by parameters,
 the same share everywhere, or by what the metric loses when each layer alone is cut. Each is followed down to where the
-metric reaches the floor. The cheapest are then refined: a few channels are taken here and given there, as long as that
-costs less and keeps the floor.
+metric reaches the floor.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+
+from torch import fx
 
 from tersor.backends.clock import Clock
 from tersor.ir.errors import LoweringError, PassError
@@ -21,7 +21,7 @@ from tersor.ir.program import Program
 from tersor.passes.base import Pass, finished
 from tersor.passes.canonical.canonicalize import Canonicalize
 from tersor.passes.pruning.analysis import dimensions
-from tersor.passes.pruning.axes import Remaining
+from tersor.passes.pruning.axes import Axis, Remaining
 from tersor.passes.pruning.costs import Costs
 from tersor.passes.pruning.counts import named
 from tersor.passes.pruning.criteria import Magnitude
@@ -39,6 +39,9 @@ from .plan import Plan
 Counts = Mapping[str, int]
 """How many indices stay of each axis, by its name."""
 
+Key = tuple[int, ...]
+"""The same in the order of the axes."""
+
 _LEAST = 0.1
 """The share of an axis that stays at least, as in `PruneChannels`."""
 
@@ -46,13 +49,9 @@ _SHARES = (0.75, 0.5, 0.25)
 """What is left of one axis alone, to see what the metric loses by it."""
 
 _BISECTIONS = 5
-_MOVED = 12
-"""Axes that are looked at in one round of exchanges, either way."""
 
-_TRIED = 8
-"""Exchanges that are tried in a round, the most promising first."""
-
-_SINGLY = (Kind.HEADS, Kind.EXPERTS)
+SINGLY = (Kind.HEADS, Kind.EXPERTS)
+"""Axes whose indices are counted one by one, whatever multiple the target likes."""
 
 
 @dataclass
@@ -60,6 +59,8 @@ class Ground:
     """What allotments of one plan are judged by. base: what is done beside cutting. whole: what it costs uncut.
 
     trials: how many programs may still be judged; costs are looked at up to twice as often.
+    judged: what was found to be worth how much. looked_up: what was found to cost how much, where that is a model.
+    errors: the logarithm of that over what had been estimated.
     """
 
     attempts: Attempts
@@ -69,14 +70,15 @@ class Ground:
     whole: Measured
     better: Better
     trials: int
-    _worth: dict[tuple[int, ...], float] = field(default_factory=dict)
-    _spent: dict[tuple[int, ...], float] = field(default_factory=dict)
+    judged: dict[Key, float] = field(default_factory=dict)
+    looked_up: dict[Key, float] = field(default_factory=dict)
+    errors: dict[Key, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         found = dimensions(self.start)
         self.axes: dict[str, Group] = named(groups(self.start, found))
-        self.costs = Costs(self.start, found)
-        self.lookups = 2 * self.trials
+        self.estimates = Estimates(self.table, Costs(self.start, found), [group.leaf for group in self.axes.values()])
+        self.allowed, self.lookups = self.trials, 2 * self.trials
         self.exact = self.whole.clock is Clock.MODELLED
 
     @property
@@ -84,17 +86,25 @@ class Ground:
         """Every axis whole."""
         return {name: group.size for name, group in self.axes.items()}
 
+    def key(self, counts: Counts) -> Key:
+        """Counts in the order of the axes."""
+        return tuple(counts[name] for name in self.axes)
+
+    def named(self, key: Key) -> Counts:
+        """Counts by name."""
+        return dict(zip(self.axes, key, strict=True))
+
     def plan(self, counts: Counts) -> Plan:
         """The plan with so many channels: those axes that are cut are named."""
         return dataclasses.replace(self.base, counts={k: n for k, n in counts.items() if n < self.axes[k].size} or None)
 
     def worth(self, counts: Counts) -> float:
         """The metric before quantization, growing where it gets better; minus infinity where there is none."""
-        key = tuple(counts[name] for name in self.axes)
-        if key not in self._worth:
+        key = self.key(counts)
+        if key not in self.judged:
             self.trials -= 1
-            self._worth[key] = self._judged(counts)
-        return self._worth[key]
+            self.judged[key] = self._judged(counts)
+        return self.judged[key]
 
     def _judged(self, counts: Counts) -> float:
         try:
@@ -114,7 +124,7 @@ class Ground:
 
     def estimate(self, counts: Counts) -> float:
         """The cost by the table of layers."""
-        return self.table(self.costs, Remaining({self.axes[name].leaf: count for name, count in counts.items()}))
+        return self.estimates(self.key(counts))
 
     def spent(self, counts: Counts) -> float:
         """What the target says that it costs, where that is a model; where it is measured, by the table of layers.
@@ -123,11 +133,11 @@ class Ground:
         """
         if not self.exact:
             return self.estimate(counts)
-        key = tuple(counts[name] for name in self.axes)
-        if key not in self._spent:
+        key = self.key(counts)
+        if key not in self.looked_up:
             self.lookups -= 1
-            self._spent[key] = self._modelled(counts)
-        return self._spent[key]
+            self.looked_up[key] = self._modelled(counts)
+        return self.looked_up[key]
 
     def _modelled(self, counts: Counts) -> float:
         """Costs do not depend on what is quantized how exactly: one batch to calibrate on is enough."""
@@ -135,10 +145,64 @@ class Ground:
         given = dataclasses.replace(given, calibration=given.calibration[:1])
         try:
             program = self._after(self.plan(counts).passes(given))
-            found = self.attempts.gauge.costs(program, timed=True).latency
+            found = self.attempts.gauge.costs(program, timed=True)
         except (LoweringError, PassError):
             return math.inf
-        return math.inf if found is None else found
+        if found.latency is None:
+            return math.inf
+        if min(found.latency, self.estimate(counts)) > 0:
+            self.errors[self.key(counts)] = math.log(found.latency / self.estimate(counts))
+        self.estimates.learn(self.key(counts), found.layers)
+        return found.latency
+
+
+class Estimates:
+    """Costs by a table of layers, quickly, and better with each allotment that the target was asked about.
+
+    What a layer costs is kept by how many indices are left of its own axes: as the target said, where it was asked;
+    else as the table says.
+    """
+
+    def __init__(self, table: LayerTable, costs: Costs, axes: Sequence[Axis]) -> None:
+        self._table, self._costs, self._axes = table, costs, axes
+        whole = {node: table.of_node(costs, node, Remaining({})) for node in table.nodes(costs)}
+        cut = [Remaining({axis: 1}) for axis in axes]
+        self._places = {
+            node: [place for place, left in enumerate(cut) if table.of_node(costs, node, left) != cost]
+            for node, cost in whole.items()
+        }
+        self._layers: dict[fx.Node, dict[Key, float]] = {node: {} for node in whole}
+        self._fixed: dict[fx.Node, float] = {}
+        self._known: dict[Key, float] = {}
+
+    def __call__(self, key: Key) -> float:
+        """The cost with so many indices left of each axis."""
+        if key not in self._known:
+            self._known[key] = self._table.total([self._of(node, key) for node in self._layers])
+        return self._known[key]
+
+    def _of(self, node: fx.Node, key: Key) -> float:
+        known, own = self._layers[node], self._own(node, key)
+        if own not in known:
+            left = Remaining({self._axes[place]: key[place] for place in self._places[node]})
+            known[own] = self._table.of_node(self._costs, node, left)
+        return known[own]
+
+    def _own(self, node: fx.Node, key: Key) -> Key:
+        return tuple(key[place] for place in self._places[node])
+
+    def learn(self, key: Key, layers: Mapping[str, float]) -> None:
+        """What the target said of each layer, beside what the first time was more than the table says.
+
+        Where layers run at once there is nothing to learn: what one takes depends on what the others leave of the part.
+        """
+        if self._table.at_once:
+            return
+        for node, known in self._layers.items():
+            if node.name in layers:
+                fixed = self._fixed.setdefault(node, layers[node.name] - self._of(node, key))
+                known[self._own(node, key)] = layers[node.name] - fixed
+        self._known.clear()
 
 
 @dataclass(frozen=True)
@@ -151,20 +215,14 @@ class Found:
 
 
 @dataclass
-class Search:
-    """Looks for the allotment that costs least of those that are worth `floor`.
-
-    multiple: of channels, as the target likes them; exchanges go on in halves of it, down to `finest`.
-    """
+class Starts:
+    """Ways to share out what goes, each cut to where what is left is still worth `floor`. multiple: of channels."""
 
     ground: Ground
     floor: float
     multiple: int
-    finest: int
 
-    # -- starts ------------------------------------------------------------------------------------------------------
-
-    def starts(self) -> Iterator[Found]:
+    def found(self) -> Iterator[Found]:
         """One of each way to share out, cut to where the floor is reached, as long as half of the trials are left."""
         left = self.ground.trials // 2
         for path in self._paths():
@@ -205,11 +263,7 @@ class Search:
                 high, best = share, counts
             else:
                 low = share
-        return None if best is None else self.found(best)
-
-    def found(self, counts: Counts) -> Found:
-        """Judged."""
-        return Found(counts, self.ground.spent(counts), self.ground.worth(counts))
+        return None if best is None else Found(best, self.ground.spent(best), self.ground.worth(best))
 
     def _by_sensitivity(self) -> list[tuple[str, int]]:
         """Cuts of single axes in an order: those first that lose least of the metric for what they save."""
@@ -219,7 +273,7 @@ class Search:
         for name, size in whole.items():
             before, lost, saved = size, 0.0, 0.0
             for share in _SHARES:
-                count = max(self._least(name, self._step(name)), _up(round(size * share), self._step(name)))
+                count = max(least(size, self._step(name)), up(round(size * share), self._step(name)))
                 if count >= before:
                     continue
                 now = max(lost, top - self.ground.worth({**whole, name: count}))
@@ -237,78 +291,17 @@ class Search:
         ordered += [(name, count) for _, name, count in sorted(ranked, key=lambda step: step[0])]
         return ordered
 
-    # -- exchanges ---------------------------------------------------------------------------------------------------
-
-    def refined(self, found: Found) -> Found:
-        """Exchange channels while that is cheaper, or as cheap and better, and keeps the floor."""
-        widest = step = 2 * self.multiple
-        while step >= self.finest:
-            steps = [widest >> halved for halved in range((widest // step).bit_length())]
-            better = self._exchanged(found, steps) if self.ground.trials > 0 and self.ground.lookups > 0 else None
-            found, step = (found, step // 2) if better is None else (better, step)
-        return found
-
-    def _exchanged(self, now: Found, steps: Sequence[int]) -> Found | None:
-        """What one to three axes changed at once make cheaper, those tried first that promise most.
-
-        What each axis alone changes is known; of several it is taken to add up.
-        """
-        moves = [move for name in self._moved(now) for step in steps for move in self._moves(now, name, step)]
-        promising = {}
-        for several in itertools.chain.from_iterable(itertools.combinations(moves, count) for count in (1, 2, 3)):
-            changed = {move.name: move.count for move in several}
-            worth = now.worth + sum(move.worth for move in several)
-            spent = now.spent + sum(move.spent for move in several)
-            if len(changed) == len(several) and worth >= self.floor and (spent, -worth) < (now.spent, -now.worth):
-                promising[tuple(sorted(changed.items()))] = (spent, -worth)
-        for changes in sorted(promising, key=lambda changes: promising[changes])[:_TRIED]:
-            counts = {**now.counts, **dict(changes)}
-            if self.ground.worth(counts) < self.floor:
-                continue
-            tried = self.found(counts)
-            if (tried.spent, -tried.worth) < (now.spent, -now.worth):
-                return tried
-        return None
-
-    def _moved(self, now: Found) -> list[str]:
-        """The axes whose channels cost most."""
-        if len(now.counts) <= _MOVED:
-            return list(now.counts)
-        saved = {name: now.spent - self.ground.estimate({**now.counts, name: 1}) for name in now.counts}
-        return sorted(saved, key=lambda name: -saved[name])[:_MOVED]
-
-    def _moves(self, now: Found, name: str, step: int) -> Iterator[Move]:
-        """One axis narrower, and wider."""
-        count, size = now.counts[name], self.ground.axes[name].size
-        step = max(1, step // self.multiple) if self.ground.axes[name].kind in _SINGLY else step
-        down = max(self._least(name, min(step, self._step(name))), _up(count - step, step))
-        up = min(size, (count // step + 1) * step)
-        for changed in sorted({down, up} - {count}):
-            if self.ground.trials <= 0 or self.ground.lookups <= 0:
-                return
-            tried = self.found({**now.counts, name: changed})
-            if math.isfinite(tried.spent) and math.isfinite(tried.worth):
-                yield Move(name, changed, tried.spent - now.spent, tried.worth - now.worth)
-
     def _step(self, name: str) -> int:
-        return 1 if self.ground.axes[name].kind in _SINGLY else self.multiple
-
-    def _least(self, name: str, step: int) -> int:
-        size = self.ground.axes[name].size
-        return min(size, max(step, _up(math.ceil(size * _LEAST), step)))
+        return 1 if self.ground.axes[name].kind in SINGLY else self.multiple
 
 
-@dataclass(frozen=True)
-class Move:
-    """One axis with another count: what that adds to the cost and to the worth."""
-
-    name: str
-    count: int
-    spent: float
-    worth: float
+def least(size: int, step: int) -> int:
+    """How many indices of an axis stay at least."""
+    return min(size, max(step, up(math.ceil(size * _LEAST), step)))
 
 
-def _up(count: int, step: int) -> int:
+def up(count: int, step: int) -> int:
+    """The next multiple."""
     return -(-count // step) * step
 
 

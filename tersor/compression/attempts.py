@@ -21,7 +21,7 @@ from ..typed_json import decode, encode, read
 from .measurement import Gauge, Measured
 from .plan import Ingredients, Plan
 
-TRIALS = 150
+TRIALS = 300
 """Allotments of channels that are judged untrained, unless told otherwise."""
 
 

@@ -16,13 +16,14 @@ from tersor.passes.pruning.layer_table import LayerTable
 from tersor.passes.pruning.targets import Latency
 from tersor.passes.training.options import Better
 
-from .allotments import Found, Ground, Search
+from .allotments import Found, Ground, Key, Starts
 from .attempts import Attempt, Attempts, forget
 from .budget import Budget, is_enough
 from .cutting import Cutter, shrunk
 from .layer_precision import LayerPrecision
 from .limits import BudgetError, Limits
 from .measurement import Measured
+from .model_search import ModelSearch
 from .plan import Plan
 from .refusal import refusal
 
@@ -32,14 +33,14 @@ _COMPARED = 3
 _LADDER = (0.8, 0.6, 0.45, 0.33, 0.24, 0.17, 0.12, 0.08)
 """Shares of latency that are tried in turn where nothing but a floor is given."""
 
-_REFINED = 2
-"""Allotments from which exchanges begin, the cheapest first."""
-
 _HOPEFUL = 1.3
-"""How much more than the best so far a start may cost for exchanges to begin from it."""
+"""How much more than the best so far the cheapest start may cost for the search to go on from there."""
 
-_CONFIRMED = 4
+_CONFIRMED = 8
 """How many allotments are quantized and judged as they will be."""
+
+_ONWARDS = 0.75
+"""The share of the trials left that are made before an allotment is quantized and judged as it will be."""
 
 _DENSITY = 0.5
 
@@ -250,11 +251,11 @@ class Planner:
                 self.attempts, base, self.cutter.start, table, whole.measured, self.better, self.attempts.trials
             )
             worst = math.inf if best.measured is None or best.plan == base else best.measured.latency or math.inf
-            yield from self._exchanges(ground, whole.metric, _HOPEFUL * worst)
+            yield from self._allotments(ground, whole.metric, _HOPEFUL * worst)
             judged = f"{self.attempts.trials - ground.trials} allotments of channels were judged before quantization"
             self.notes.append(f"{judged}, for {base.words(self.likes)}")
 
-    def _exchanges(self, ground: Ground, metric: float, worst: float) -> Iterator[Attempt]:
+    def _allotments(self, ground: Ground, metric: float, worst: float) -> Iterator[Attempt]:
         """Allotments that keep the floor, each cheaper than the one before. worst: what a start may cost.
 
         They are looked for before quantization, with the floor higher by what that was seen to cost the metric.
@@ -266,19 +267,17 @@ class Planner:
         floor, gap = sign * self.floor, ground.worth(ground.sizes) - sign * metric
         coarse = self.likes.multiples.channels
         finest = max(1, coarse // (4 if ground.exact else 2))
-        search = Search(ground, floor + gap, coarse, finest)
-        multiples = dict.fromkeys((coarse, max(finest, coarse // 2), finest))
-        found_at = {
-            tuple(start.counts.values()): start
-            for multiple in multiples
-            for start in dataclasses.replace(search, multiple=multiple).starts()
-        }
-        starts = [start for start in found_at.values() if start.spent <= worst]
+        ground.spent(ground.sizes)
+        (step, *_) = ModelSearch(ground, floor + gap, coarse, finest).steps
+        starts = Starts(ground, floor + gap, step).found()
+        if min((start.spent for start in starts), default=math.inf) > worst:
+            return
         best: Found | None = None
+        refused: frozenset[Key] = frozenset()
         for _ in range(_CONFIRMED):
-            search = dataclasses.replace(search, floor=floor + gap)
-            kept = sorted((s for s in starts if s.worth >= floor + gap), key=lambda s: s.spent)[:_REFINED]
-            found = min(map(search.refined, kept), key=lambda f: f.spent, default=None)
+            search = ModelSearch(ground, floor + gap, coarse, finest, refused)
+            search.run(math.ceil(_ONWARDS * ground.trials))
+            found = search.best()
             if found is None or (best is not None and found.spent >= best.spent):
                 return
             attempt = self.attempts.run(ground.plan(found.counts))
@@ -287,9 +286,10 @@ class Planner:
             gap = found.worth - sign * attempt.metric
             if self._stands(attempt):
                 best = found
-                starts.append(found)
                 attempt.estimate = None if ground.exact else found.spent
                 yield attempt
+            else:
+                refused |= {ground.key(found.counts)}
 
     def _descent(self, base: Plan, table: LayerTable, whole: Measured) -> Iterator[Attempt]:
         """Down the ladder to the share that does not keep the floor, and back by half of what lies between."""

@@ -109,7 +109,6 @@ class Case:
 NET = Case(Net)
 RESIDUAL = Case(Residual, seed=1, floor=0.6)
 CASES = (NET, RESIDUAL)
-CHEAPEST = ((NET, "onnxruntime"), (RESIDUAL, "tensorrt"), (RESIDUAL, "neon"))
 SMALL = Case(Small, seed=2, side=8, floor=0.5, trials=40)
 
 
@@ -224,17 +223,10 @@ def test_no_plan_of_a_small_network_is_cheaper_than_the_targets_own(target: str)
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.make.__name__)
 def test_each_plan_is_nearly_the_cheapest_on_its_own_target(case: Case, target: str) -> None:
-    """All keep the same floor. The search is local: it may miss what another target's search came by."""
+    """All keep the same floor. The search may miss what another target's search came by."""
     own, others = costs(case, target)
     assert likeness(case, compressed(case, target)[0]) >= case.floor
     assert own <= 1.15 * min(others.values()), (own, others)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("case", "target"), CHEAPEST)
-def test_plans_that_beat_all_others_on_their_own_target(case: Case, target: str) -> None:
-    own, others = costs(case, target)
-    assert all(other > own for other in others.values()), (own, others)
 
 
 @pytest.mark.slow

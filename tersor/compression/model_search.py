@@ -1,0 +1,213 @@
+"""Channel counts looked for by models of what they are worth and cost, which each trial makes better.
+
+Of all that was judged so far a surrogate is fitted: what is an allotment likely to be worth, and how far is the table
+of layers off? Many allotments are made of the best ones, and that is tried which promises most: how much less it is
+expected to cost, times how likely it keeps the floor (Schonlau, Welch and Jones 1998; Gardner et al. 2014, "Bayesian
+optimization with inequality constraints").
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from .allotments import SINGLY, Found, Ground, Key, least
+from .surrogate import Surrogate, above, improvement
+
+_ROUNDS, _BRED = 8, 160
+"""Allotments are made in so many rounds of so many each, those of a round from the best of all before."""
+
+_PARENTS = 24
+_JUDGED_PARENTS = 6
+_CHANGED = (1, 1, 2, 2, 3)
+"""How many axes are changed at once."""
+
+_CROSSED, _NEAR = 0.3, 0.6
+"""How often two allotments are crossed; and how often a change is to the next count rather than a far one."""
+
+_CHOICE = 8
+"""How many counts an axis has on average, at least, where multiples are as coarse as the target likes them."""
+
+_COARSELY = 0.7
+"""The share of all trials after which counts become finer."""
+
+_HOPEFUL = 0.1
+"""What is judged promises at least so much of what the best that was thought of promised before its cost was known."""
+
+_DOUBTS = (1.0, 1.0, 2.0)
+"""How many times further off than it says the model of what is worth what is taken to be, trial by trial."""
+
+_MOST = 8.0
+"""The same at most: models are doubted more where nothing promises anything any more."""
+
+_REMEMBERED = 60
+"""Estimates that say how far the next may be off: those before them knew less."""
+
+_NEGLIGIBLE = 1e-5
+"""A promise, as a share of the cost, that is not worth a trial."""
+
+
+@dataclass
+class ModelSearch:
+    """Looks for the allotment that costs least of those that are worth `floor`; `ground` knows some that are judged.
+
+    multiple: of channels, as the target likes them; counts are multiples of it, of its halves, down to `finest`.
+    refused: what does not keep the floor after all.
+    """
+
+    ground: Ground
+    floor: float
+    multiple: int
+    finest: int
+    refused: frozenset[Key] = frozenset()
+    seed: int = 0
+    _levels: list[list[list[int]]] = field(init=False)
+    _doubt: float = field(default=1.0, init=False)
+
+    def __post_init__(self) -> None:
+        self._random = random.Random(self.seed)
+        self._sizes = [group.size for group in self.ground.axes.values()]
+        self._levels = [
+            [self._counts(group.size, 1 if group.kind in SINGLY else step) for step in self.steps]
+            for group in self.ground.axes.values()
+        ]
+
+    @property
+    def steps(self) -> list[int]:
+        """Multiples of channels, one after the other: from the widest that leaves axes some choice to the finest."""
+        sizes, step = [group.size for group in self.ground.axes.values()], self.multiple
+        while step // 2 >= self.finest and sum(sizes) < _CHOICE * step * len(sizes):
+            step //= 2
+        steps = [step]
+        while steps[-1] // 2 >= self.finest:
+            steps.append(steps[-1] // 2)
+        return steps
+
+    @property
+    def _stage(self) -> int:
+        """The place of the multiple that is used now: the first until most of the trials are gone."""
+        after = 1 - self.ground.trials / (1 - _COARSELY) / max(1, self.ground.allowed)
+        return min(len(self._levels[0]) - 1, max(0, math.ceil(after * (len(self._levels[0]) - 1))))
+
+    @staticmethod
+    def _counts(size: int, step: int) -> list[int]:
+        return sorted({*range(least(size, step), size, step), size})
+
+    def best(self) -> Found | None:
+        """The cheapest that was judged and keeps the floor, of equal ones the one worth most."""
+        return next(iter(self._kept()), None)
+
+    def _kept(self) -> list[Found]:
+        judged = self.ground.judged
+        known = [key for key, worth in judged.items() if worth >= self.floor and key not in self.refused]
+        found = [Found(counts := self.ground.named(key), self.ground.spent(counts), judged[key]) for key in known]
+        return sorted((f for f in found if math.isfinite(f.spent)), key=lambda f: (f.spent, -f.worth))
+
+    # -- the loop ----------------------------------------------------------------------------------------------------
+
+    def run(self, trials: int) -> None:
+        """Judge up to so many allotments, while any promises to be cheaper."""
+        last, more = self.ground.trials - min(trials, self.ground.trials), 1.0
+        while self.ground.trials > last:
+            kept = self._kept()
+            self._doubt = more * _DOUBTS[self.ground.trials % len(_DOUBTS)]
+            key = self._next(kept) if kept else None
+            if key is not None:
+                self.ground.worth(self.ground.named(key))
+            elif more < _MOST:
+                more *= 2
+            else:
+                return
+
+    def _next(self, kept: Sequence[Found]) -> Key | None:
+        """What to judge: of those thought of the one that promises most, once its cost is known."""
+        best, worth, error = kept[0].spent, self._worth(), None
+        while True:
+            if self.ground.errors:
+                error = self._error()
+            thought = self._thought_of(kept, worth, error)
+            if not thought or thought[0][0] <= _NEGLIGIBLE * best:
+                return None
+            if not self.ground.exact:
+                return thought[0][1]
+            promised, first = thought[0]
+            if self.ground.lookups > 0:
+                self.ground.spent(self.ground.named(first))
+            known = [key for _, key in thought if self.ground.looked_up.get(key, math.inf) < best]
+            if known:
+                costs = torch.tensor([self.ground.looked_up[key] for key in known], dtype=torch.float64)
+                promises = (best - costs) * above(*self._doubted(worth, known), self.floor)
+                if float(promises.max()) >= _HOPEFUL * promised or self.ground.lookups <= 0:
+                    return known[int(promises.argmax())]
+            if self.ground.lookups <= 0:
+                return None
+
+    # -- models ------------------------------------------------------------------------------------------------------
+
+    def _points(self, keys: Sequence[Key]) -> Tensor:
+        """The share that is left of each axis, float64[n, axes]."""
+        return torch.tensor(keys, dtype=torch.float64) / torch.tensor(self._sizes, dtype=torch.float64)
+
+    def _worth(self) -> Surrogate:
+        judged = {key: worth for key, worth in self.ground.judged.items() if math.isfinite(worth)}
+        return Surrogate(self._points(list(judged)), torch.tensor(list(judged.values()), dtype=torch.float64))
+
+    def _error(self) -> Surrogate:
+        """How far estimates of costs are off, by those that were last found out."""
+        keys = list(self.ground.errors)[-_REMEMBERED:]
+        values = [self.ground.errors[key] for key in keys]
+        return Surrogate(self._points(keys), torch.tensor(values, dtype=torch.float64))
+
+    def _doubted(self, worth: Surrogate, keys: Sequence[Key]) -> tuple[Tensor, Tensor]:
+        """What is expected of allotments, and how far that may be off: further than the model says, if doubted."""
+        mean, deviation = worth(self._points(keys))
+        return mean, deviation * self._doubt
+
+    def _promises(self, keys: Sequence[Key], best: float, worth: Surrogate, error: Surrogate | None) -> list[float]:
+        points = self._points(keys)
+        costs = torch.tensor([self.ground.estimate(self.ground.named(key)) for key in keys], dtype=torch.float64)
+        less = (best - costs).clamp(min=0)
+        if error is not None:
+            factor, deviation = error(points)
+            costs = costs * factor.exp()
+            known = torch.tensor([self.ground.looked_up.get(key, math.nan) for key in keys], dtype=torch.float64)
+            less = improvement(costs, costs * deviation, best)
+            less = torch.where(known.isnan(), less, (best - known).clamp(min=0))
+        found: list[float] = (less * above(*self._doubted(worth, keys), self.floor)).tolist()
+        return found
+
+    # -- candidates --------------------------------------------------------------------------------------------------
+
+    def _thought_of(self, kept: Sequence[Found], worth: Surrogate, error: Surrogate | None) -> list[tuple[float, Key]]:
+        """Allotments that were not judged with what they promise, the most first: bred from the best (evolution)."""
+        judged = [self.ground.key(found.counts) for found in kept[:_JUDGED_PARENTS]]
+        promises: dict[Key, float] = {}
+        parents = judged
+        for _ in range(_ROUNDS):
+            bred = {self._bred(parents) for _ in range(_BRED)}
+            new = sorted(key for key in bred if key not in promises and key not in self.ground.judged)
+            if new:
+                promises.update(zip(new, self._promises(new, kept[0].spent, worth, error), strict=True))
+            parents = [*judged, *sorted(promises, key=lambda key: -promises[key])[:_PARENTS]]
+        return [(promises[key], key) for key in sorted(promises, key=lambda key: -promises[key])]
+
+    def _bred(self, parents: Sequence[Key]) -> Key:
+        """One of the parents, or two crossed, with a few axes changed, all in one multiple."""
+        draw = self._random
+        counts = list(draw.choice(parents[: _PARENTS + _JUDGED_PARENTS]))
+        if draw.random() < _CROSSED:
+            counts = [draw.choice(pair) for pair in zip(counts, draw.choice(parents), strict=True)]
+        step = self._stage
+        for _ in range(draw.choice(_CHANGED)):
+            axis = draw.randrange(len(counts))
+            levels = self._levels[axis][step]
+            place = min(range(len(levels)), key=lambda place: abs(levels[place] - counts[axis]))
+            far = 1 if draw.random() < _NEAR else draw.randint(1, max(1, len(levels) // 3))
+            place += far if draw.random() < 0.5 else -far
+            counts[axis] = levels[min(max(place, 0), len(levels) - 1)]
+        return tuple(counts)

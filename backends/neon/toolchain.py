@@ -19,7 +19,7 @@ KERNELS = Path(__file__).parent / "kernels"
 FLAGS = ("-O2", "-Wall", "-Wextra", "-std=c11", "-ffp-contract=off")
 """Of every file. A contracted multiply-add rounds once where the definition rounds twice."""
 
-MARCH = {"_dotprod": "-march=armv8.2-a+dotprod", "_i8mm": "-march=armv8.2-a+i8mm"}
+EXTENSIONS = {"_dotprod": "dotprod", "_i8mm": "i8mm"}
 """By the end of a file's name. Clang needs it, GCC takes it from the source; the caller dispatches at run time."""
 
 COMPILER_PACKAGES = "gcc-aarch64-linux-gnu libc6-dev-arm64-cross"
@@ -52,8 +52,11 @@ class Compiler:
 
     def compile(self, source: Path, output: Path, flags: Sequence[str] = ()) -> Path:
         """One file to one object."""
-        march = [flag for end, flag in MARCH.items() if source.stem.endswith(end) and not self.portable]
-        self._run([*FLAGS, *march, *flags, f"-I{KERNELS}", "-c", str(source), "-o", str(output)])
+        base = "-mcpu=generic" if "ziglang" in self.command else "-march=armv8.2-a"
+        march = [f"{base}+{name}" for end, name in EXTENSIONS.items() if source.stem.endswith(end)]
+        self._run(
+            [*FLAGS, *([] if self.portable else march), *flags, f"-I{KERNELS}", "-c", str(source), "-o", str(output)]
+        )
         return output
 
     def _run(self, words: Sequence[str]) -> None:

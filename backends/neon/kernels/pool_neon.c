@@ -187,7 +187,7 @@ TERSOR_INLINE void global_pool(const tersor_pool *pool, const int8_t *x, int8_t 
             plane_sums(sums + i, pool, x, bias, rows, bytes, block);
         int8x16_t q = narrow(sums, scale, bounds, magic);
         TERSOR_UNROLL
-        for (int i = 0; i < 4; i += half, y += pool->y_block, q = vextq_s8(q, q, 4 * half))
+        for (int i = 0; i < 4; i += half, y += pool->y_block, q = half == 2 ? vextq_s8(q, q, 8) : vextq_s8(q, q, 4))
             store_block(y, q, block);
     }
     for (; left > 0; left--, x += pool->x_block, y += pool->y_block) {

@@ -68,6 +68,7 @@ class ModelSearch:
     seed: int = 0
     _levels: list[list[list[int]]] = field(init=False)
     _doubt: float = field(default=1.0, init=False)
+    _begun: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
         self._random = random.Random(self.seed)
@@ -90,9 +91,9 @@ class ModelSearch:
 
     @property
     def _stage(self) -> int:
-        """The place of the multiple that is used now: the first until most of the trials are gone."""
+        """The place of the multiple that is used now: the first until most trials are gone, or none promises more."""
         after = 1 - self.ground.trials / (1 - _COARSELY) / max(1, self.ground.allowed)
-        return min(len(self._levels[0]) - 1, max(0, math.ceil(after * (len(self._levels[0]) - 1))))
+        return min(len(self._levels[0]) - 1, max(self._begun, math.ceil(after * (len(self._levels[0]) - 1))))
 
     @staticmethod
     def _counts(size: int, step: int) -> list[int]:
@@ -121,6 +122,8 @@ class ModelSearch:
                 self.ground.worth(self.ground.named(key))
             elif more < _MOST:
                 more *= 2
+            elif self._stage < len(self._levels[0]) - 1:
+                self._begun, more = self._stage + 1, 1.0
             else:
                 return
 

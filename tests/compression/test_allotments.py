@@ -152,3 +152,18 @@ def test_what_was_judged_is_asked_for_its_cost_where_the_target_knows(monkeypatc
     found = ModelSearch(judge, worth, 4, 4).best()
     assert found is not None
     assert found.counts == narrow
+
+
+def test_counts_become_finer_where_coarse_ones_promise_nothing_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Long before the trials are gone: what is found is below the cheapest in multiples of four."""
+    monkeypatch.setattr("tersor.compression.model_search._CHOICE", 1)
+    judge = ground(LayerTable.of(given()[0], COSTS[1]), trials=400)
+    list(Starts(judge, 0.75, 4).found())
+    search = ModelSearch(judge, 0.75, 4, 2)
+    assert search.steps == [4, 2]
+    search.run(150)
+    found = search.best()
+    least = min(judge.spent(counts) for counts, value in zip(every(), worth(), strict=True) if value >= 0.75)
+    assert found is not None
+    assert found.spent < least
+    assert judge.trials > 400 * 0.3

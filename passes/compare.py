@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +13,8 @@ from torch import Tensor, fx
 from tersor.ir.operators import OBSERVE
 from tersor.ir.program import REPLACES, Program
 from tersor.ir.shapes import KEY
+
+from .full_float32 import full_float32
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 """What float rounding may do to an output, relative to its largest value, through some hundred layers."""
@@ -128,27 +129,9 @@ class NodeRunner(fx.Interpreter):
         return value
 
 
-@contextmanager
-def full_float32() -> Iterator[None]:
-    """Let float32 on a GPU be float32: its convolutions have 10 bits of mantissa (TF32) unless one asks for more.
-
-    Within it are the comparisons before and after a pass, and the values that passes look at. Training is as the user
-    has set it.
-    """
-    switches = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)  # type: ignore[attr-defined]  # torch's stub
-    before = [switch.fp32_precision for switch in switches]
-    try:
-        for switch in switches:
-            switch.fp32_precision = "ieee"
-        yield
-    finally:
-        for switch, value in zip(switches, before, strict=True):
-            switch.fp32_precision = value
-
-
 def node_values(program: Program, inputs: Sequence[Tensor], visit: Callable[[fx.Node, Any], None]) -> None:
     """Run the program on flat inputs from any device, without gradients; `visit(node, value)` follows each node."""
-    with torch.no_grad(), full_float32():
+    with torch.no_grad(), full_float32(program.device):
         there = [tensor.to(program.device) for tensor in inputs]
         NodeRunner(program, visit).run(*there, enable_io_processing=False)
 

@@ -20,8 +20,9 @@ from tersor.ir.verifier import verify
 
 from .base import Pass, Promise, finished
 from .checkpoint import Checkpoints
-from .compare import Difference, coarsest, difference, first_difference, full_float32, shape_mismatch, within_rounding
+from .compare import Difference, coarsest, difference, first_difference, shape_mismatch, within_rounding
 from .console import progress_bar
+from .full_float32 import full_float32
 from .options import check_options
 from .progress import Listener, listening
 from .report import PipelineResult, Report, ReportRow
@@ -240,7 +241,7 @@ def _tensors_changed(before: Program, after: Program) -> bool:
 
 
 def _outputs(program: Program, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    with torch.no_grad(), full_float32():
+    with torch.no_grad(), full_float32(program.device):
         return _inference(program).run(inputs)
 
 

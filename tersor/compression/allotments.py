@@ -42,9 +42,6 @@ Counts = Mapping[str, int]
 Key = tuple[int, ...]
 """The same in the order of the axes."""
 
-_LEAST = 0.1
-"""The share of an axis that stays at least, as in `PruneChannels`."""
-
 _SHARES = (0.75, 0.5, 0.25)
 """What is left of one axis alone, to see what the metric loses by it."""
 
@@ -282,14 +279,12 @@ class Starts:
                 between = [n for n in range(before - 1, count, -1) if n % self._step(name) == 0]
                 steps += [(rate, name, n) for n in (*between, count)]
                 before, lost, saved = count, now, less
-        ordered: list[tuple[str, int]] = []
         highest: dict[str, float] = {}
         ranked = []
         for rate, name, count in steps:  # no cut goes before a wider one of the same axis
             highest[name] = max(rate, highest.get(name, -math.inf))
             ranked.append((highest[name], name, count))
-        ordered += [(name, count) for _, name, count in sorted(ranked, key=lambda step: step[0])]
-        return ordered
+        return [(name, count) for _, name, count in sorted(ranked, key=lambda step: step[0])]
 
     def _step(self, name: str) -> int:
         return 1 if self.ground.axes[name].kind in SINGLY else self.multiple
@@ -297,7 +292,7 @@ class Starts:
 
 def least(size: int, step: int) -> int:
     """How many indices of an axis stay at least."""
-    return min(size, max(step, up(math.ceil(size * _LEAST), step)))
+    return min(size, max(step, up(math.ceil(size * PruneChannels.least), step)))
 
 
 def up(count: int, step: int) -> int:

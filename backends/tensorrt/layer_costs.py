@@ -2,8 +2,10 @@
 
 A product takes the longer of its arithmetic, at the peak of its precision, and its memory traffic, at full bandwidth;
 other operators that no kernel fuses take their traffic; each kernel takes its launch. Tensor cores multiply whole
-tiles, so channels count rounded up to one. The figures are those of the vendor's data sheet of the NVIDIA A10 (compute
-capability 8.6), the smallest GPU of the default engines; real kernels reach about half of such peaks, all alike.
+tiles, so channels count rounded up to one; and what int8 convolutions read and write lies in memory in vectors of as
+many channels (TensorRT's formats kCHW32, and kCHW4 for up to four), so its traffic does too. The figures are those of
+the vendor's data sheet of the NVIDIA A10 (compute capability 8.6), the smallest GPU of the default engines; real
+kernels reach about half of such peaks, all alike.
 """
 
 from __future__ import annotations
@@ -46,6 +48,9 @@ class Roofline:
 A10 = Roofline("A10", {"int8": 125e12, "tf32": 31.25e12}, 600e9, 2e-6, {"int8": 32, "tf32": 8})
 """The data sheet gives operations, two a multiply-accumulate: 250 TOPS of int8, 62.5 TFLOPS of TF32, 600 GB/s."""
 
+_VECTORS = (4, 32)
+"""Channels of a vector of what int8 convolutions read and write, by format."""
+
 LEAST_CHANNELS = 32
 """Sparse kernels take weights with at least so many channels on both sides."""
 
@@ -65,6 +70,8 @@ class _Model:
         self.program, self.gpu = program, gpu
         self.grids = grids(program)
         self.integer = integer_nodes(program, self.grids)
+        convolutions = [node for node in program.graph.nodes if self._is_int8_convolution(node)]
+        self.maps = {_written(value) for node in convolutions for value in (node, node.args[0])}
         examples = example_of(program)
         self.sizes = {
             str(size): int(value.shape[place])
@@ -104,21 +111,47 @@ class _Model:
     def _bytes(self, node: fx.Node) -> float:
         """What a kernel reads and writes: a byte a value on a grid, half of one at 4 bits, four in float."""
         operands = [s for s in node.all_input_nodes if isinstance(s.meta.get(KEY), Tensor)]
-        return sum(math.prod(self._shape(v.meta[KEY])) * self._width(v) for v in (node, *operands))
+        return sum(self._values(node, v) * self._width(v) for v in (node, *operands))
+
+    def _values(self, node: fx.Node, value: fx.Node) -> float:
+        """How many values a kernel moves of an operand, or of its result."""
+        shape = self._shape(value.meta[KEY])
+        if _written(value) in self.maps:
+            return math.prod(shape) // shape[1] * _in_whole_vectors(shape[1])
+        if not self._is_int8_convolution(node):
+            return math.prod(shape)
+        return (
+            _in_whole_vectors(*shape)
+            if len(shape) == 1
+            else math.prod(shape) * self._waste(node, self.gpu.tile["int8"])
+        )
+
+    def _is_int8_convolution(self, node: fx.Node) -> bool:
+        weight = self._weight(node)
+        return node in self.integer and weight is not None and weight.dim() > 2
 
     def _width(self, node: fx.Node) -> float:
+        """Bytes a value, as it is written once what is fused into its kernel is done."""
         if node.target is FAKE_QUANTIZE_BLOCKS:
             return 0.5 if int(node.args[-1]) <= 7 else 1.0  # type: ignore[arg-type]  # by its schema
-        on_grid = node in self.grids or (len(node.users) == 1 and next(iter(node.users)) in self.grids)
-        return 1.0 if on_grid else float(node.meta[KEY].element_size())
+        last = node
+        while last not in self.grids and len(last.users) == 1 and self._is_fused(user := next(iter(last.users))):
+            last = user
+        return 1.0 if last in self.grids else float(node.meta[KEY].element_size())
+
+    def _is_fused(self, node: fx.Node) -> bool:
+        return node in self.grids or role_of(self.program, node) is Role.CLAMP
 
     def _waste(self, node: fx.Node, tile: int) -> float:
         """How much larger a product is with its channels rounded up to tiles."""
         weight = self._weight(node)
         if weight is None or weight.dim() < 2 or weight.shape[1] == 1:
             return 1.0
-        out, inputs = weight.shape[0], math.prod(weight.shape[1:])
-        return math.ceil(out / tile) * math.ceil(inputs / tile) * tile**2 / (out * inputs)
+        out, inputs = weight.shape[:2]
+        if self._is_int8_convolution(node) and self._shape(node.args[0].meta[KEY])[1] == inputs:  # type: ignore[union-attr]
+            inputs = _in_whole_vectors(inputs)
+        terms = inputs * math.prod(weight.shape[2:])
+        return math.ceil(out / tile) * math.ceil(terms / tile) * tile**2 / weight.numel()
 
     def _is_sparse(self, node: fx.Node) -> bool:
         name = self._weight_name(node)
@@ -139,3 +172,15 @@ class _Model:
 
     def _shape(self, tensor: Tensor) -> tuple[int, ...]:
         return tuple(self.program.shapes.evaluate(size, self.sizes) for size in tensor.shape)
+
+
+def _written(value: fx.Node) -> fx.Node:
+    """What a kernel writes, rather than its grid."""
+    source = value.args[0] if value.target is FAKE_QUANTIZE else value
+    return source if isinstance(source, fx.Node) else value
+
+
+def _in_whole_vectors(channels: int) -> int:
+    """Channels with those that fill up the last vector."""
+    vector = next((vector for vector in _VECTORS if channels <= vector), _VECTORS[-1])
+    return -(-channels // vector) * vector

@@ -24,22 +24,30 @@ def first_bad_tensor(program: Program, batch: Any, trained: Mapping[str, Tensor]
     inputs = parts.inputs(program)
     for name, tensor in _given(program, inputs, parts.targets):
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            return TrainingError("the batch is not finite", expected="finite data", found=f"{_count(tensor)} in {name}")
+            hint = "leave such samples out, or mend them: one of them makes every weight not a number"
+            found = f"{_count(tensor)} in {name}"
+            return TrainingError("the batch is not finite", expected="finite data", found=found, hint=hint)
     for name, tensor in trained.items():
         if not bool(torch.isfinite(tensor).all()):
             hint = "a lower learning_rate, or clip_norm"
             return TrainingError("a parameter is not finite", found=f"{_count(tensor)} in {name}", hint=hint)
-    found: list[tuple[fx.Node, Tensor]] = []
+    bad: list[tuple[fx.Node, Tensor]] = []
 
     def visit(node: fx.Node, value: Any) -> None:
-        if not found and isinstance(value, Tensor) and value.is_floating_point() and _is_bad(value):
-            found.append((node, value))
+        if not bad and isinstance(value, Tensor) and value.is_floating_point() and _is_bad(value):
+            bad.append((node, value))
 
     node_values(program, inputs, visit)
-    if not found:
+    if not bad:
         return None
-    node, value = found[0]
-    return TrainingError("the first tensor that is not finite", node=node, found=f"{_count(value)} in %{node.name}")
+    node, value = bad[0]
+    return TrainingError(
+        "the first tensor that is not finite",
+        node=node,
+        found=f"{_count(value)} in %{node.name}",
+        hint="keep what this operator reads within what it is defined for, in the model; where it was fine in earlier "
+        "steps, a lower learning_rate, or clip_norm",
+    )
 
 
 def _given(program: Program, inputs: list[Tensor], targets: tuple[Any, ...]) -> list[tuple[str, Tensor]]:

@@ -16,7 +16,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from .allotments import SINGLY, Found, Ground, Key, least
+from .allotments import Found, Ground
+from .prices import Key
+from .starts import SINGLY, least
 from .surrogate import Surrogate, above, improvement
 
 _ROUNDS, _BRED = 8, 160
@@ -72,7 +74,6 @@ class ModelSearch:
 
     def __post_init__(self) -> None:
         self._random = random.Random(self.seed)
-        self._sizes = [group.size for group in self.ground.axes.values()]
         self._levels = [
             [self._counts(group.size, 1 if group.kind in SINGLY else step) for step in self.steps]
             for group in self.ground.axes.values()
@@ -81,7 +82,7 @@ class ModelSearch:
     @property
     def steps(self) -> list[int]:
         """Multiples of channels, one after the other: from the widest that leaves axes some choice to the finest."""
-        sizes, step = [group.size for group in self.ground.axes.values()], self.multiple
+        sizes, step = self.ground.sizes, self.multiple
         while step // 2 >= self.finest and sum(sizes) < _CHOICE * step * len(sizes):
             step //= 2
         steps = [step]
@@ -106,8 +107,8 @@ class ModelSearch:
     def _kept(self) -> list[Found]:
         judged = self.ground.judged
         known = [key for key, worth in judged.items() if worth >= self.floor and key not in self.refused]
-        found = [Found(counts := self.ground.named(key), self.ground.spent(counts), judged[key]) for key in known]
-        return sorted((f for f in found if math.isfinite(f.spent)), key=lambda f: (f.spent, -f.worth))
+        found = [found for found in map(self.ground.found, known) if math.isfinite(found.spent)]
+        return sorted(found, key=lambda found: (found.spent, -found.worth))
 
     # -- the loop ----------------------------------------------------------------------------------------------------
 
@@ -119,7 +120,7 @@ class ModelSearch:
             self._doubt = more * _DOUBTS[self.ground.trials % len(_DOUBTS)]
             key = self._next(kept) if kept else None
             if key is not None:
-                self.ground.worth(self.ground.named(key))
+                self.ground.worth(key)
             elif more < _MOST:
                 more *= 2
             elif self._stage < len(self._levels[0]) - 1:
@@ -129,32 +130,32 @@ class ModelSearch:
 
     def _next(self, kept: Sequence[Found]) -> Key | None:
         """What to judge: of those thought of the one that promises most, once its cost is known."""
-        best, worth, error = kept[0].spent, self._worth(), None
+        best, worth, prices, error = kept[0].spent, self._worth(), self.ground.prices, None
         while True:
-            if self.ground.errors:
+            if prices.errors:
                 error = self._error()
             thought = self._thought_of(kept, worth, error)
             if not thought or thought[0][0] <= _NEGLIGIBLE * best:
                 return None
-            if not self.ground.exact:
+            if not prices.exact:
                 return thought[0][1]
             promised, first = thought[0]
-            if self.ground.lookups > 0:
-                self.ground.spent(self.ground.named(first))
-            known = [key for _, key in thought if self.ground.looked_up.get(key, math.inf) < best]
+            if prices.lookups > 0:
+                prices(first)
+            known = [key for _, key in thought if prices.told.get(key, math.inf) < best]
             if known:
-                costs = torch.tensor([self.ground.looked_up[key] for key in known], dtype=torch.float64)
+                costs = torch.tensor([prices.told[key] for key in known], dtype=torch.float64)
                 promises = (best - costs) * above(*self._doubted(worth, known), self.floor)
-                if float(promises.max()) >= _HOPEFUL * promised or self.ground.lookups <= 0:
+                if float(promises.max()) >= _HOPEFUL * promised or prices.lookups <= 0:
                     return known[int(promises.argmax())]
-            if self.ground.lookups <= 0:
+            if prices.lookups <= 0:
                 return None
 
     # -- models ------------------------------------------------------------------------------------------------------
 
     def _points(self, keys: Sequence[Key]) -> Tensor:
         """The share that is left of each axis, float64[n, axes]."""
-        return torch.tensor(keys, dtype=torch.float64) / torch.tensor(self._sizes, dtype=torch.float64)
+        return torch.tensor(keys, dtype=torch.float64) / torch.tensor(self.ground.sizes, dtype=torch.float64)
 
     def _worth(self) -> Surrogate:
         judged = {key: worth for key, worth in self.ground.judged.items() if math.isfinite(worth)}
@@ -162,8 +163,9 @@ class ModelSearch:
 
     def _error(self) -> Surrogate:
         """How far estimates of costs are off, by those that were last found out."""
-        keys = list(self.ground.errors)[-_REMEMBERED:]
-        values = [self.ground.errors[key] for key in keys]
+        errors = self.ground.prices.errors
+        keys = list(errors)[-_REMEMBERED:]
+        values = [errors[key] for key in keys]
         return Surrogate(self._points(keys), torch.tensor(values, dtype=torch.float64))
 
     def _doubted(self, worth: Surrogate, keys: Sequence[Key]) -> tuple[Tensor, Tensor]:
@@ -172,13 +174,13 @@ class ModelSearch:
         return mean, deviation * self._doubt
 
     def _promises(self, keys: Sequence[Key], best: float, worth: Surrogate, error: Surrogate | None) -> list[float]:
-        points = self._points(keys)
-        costs = torch.tensor([self.ground.estimate(self.ground.named(key)) for key in keys], dtype=torch.float64)
+        points, prices = self._points(keys), self.ground.prices
+        costs = torch.tensor([prices.estimates(key) for key in keys], dtype=torch.float64)
         less = (best - costs).clamp(min=0)
         if error is not None:
             factor, deviation = error(points)
             costs = costs * factor.exp()
-            known = torch.tensor([self.ground.looked_up.get(key, math.nan) for key in keys], dtype=torch.float64)
+            known = torch.tensor([prices.told.get(key, math.nan) for key in keys], dtype=torch.float64)
             less = improvement(costs, costs * deviation, best)
             less = torch.where(known.isnan(), less, (best - known).clamp(min=0))
         found: list[float] = (less * above(*self._doubted(worth, keys), self.floor)).tolist()
@@ -188,7 +190,7 @@ class ModelSearch:
 
     def _thought_of(self, kept: Sequence[Found], worth: Surrogate, error: Surrogate | None) -> list[tuple[float, Key]]:
         """Allotments that were not judged with what they promise, the most first: bred from the best (evolution)."""
-        judged = [self.ground.key(found.counts) for found in kept[:_JUDGED_PARENTS]]
+        judged = [found.key for found in kept[:_JUDGED_PARENTS]]
         promises: dict[Key, float] = {}
         parents = judged
         for _ in range(_ROUNDS):

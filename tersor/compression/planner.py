@@ -16,7 +16,7 @@ from tersor.passes.pruning.layer_table import LayerTable
 from tersor.passes.pruning.targets import Latency
 from tersor.passes.training.options import Better
 
-from .allotments import Found, Ground, Key, Starts
+from .allotments import Found, Ground
 from .attempts import Attempt, Attempts, forget
 from .budget import Budget, is_enough
 from .cutting import Cutter, shrunk
@@ -25,7 +25,9 @@ from .limits import BudgetError, Limits
 from .measurement import Measured
 from .model_search import ModelSearch
 from .plan import Plan
+from .prices import Key
 from .refusal import refusal
+from .starts import Starts
 
 _COMPARED = 3
 """Routes that meet the limits are compared before one is trained, so many at a time."""
@@ -266,8 +268,8 @@ class Planner:
         sign = 1 if self.better is Better.HIGHER else -1
         floor, gap = sign * self.floor, ground.worth(ground.sizes) - sign * metric
         coarse = self.likes.multiples.channels
-        finest = max(1, coarse // (4 if ground.exact else 2))
-        ground.spent(ground.sizes)
+        finest = max(1, coarse // (4 if ground.prices.exact else 2))
+        ground.prices(ground.sizes)
         (step, *_) = ModelSearch(ground, floor + gap, coarse, finest).steps
         starts = Starts(ground, floor + gap, step).found()
         if min((start.spent for start in starts), default=math.inf) > worst:
@@ -280,16 +282,16 @@ class Planner:
             found = search.best()
             if found is None or (best is not None and found.spent >= best.spent):
                 return
-            attempt = self.attempts.run(ground.plan(found.counts))
+            attempt = self.attempts.run(ground.plan(found.key))
             if attempt.metric is None:
                 return
             gap = found.worth - sign * attempt.metric
             if self._stands(attempt):
                 best = found
-                attempt.estimate = None if ground.exact else found.spent
+                attempt.estimate = None if ground.prices.exact else found.spent
                 yield attempt
             else:
-                refused |= {ground.key(found.counts)}
+                refused |= {found.key}
 
     def _descent(self, base: Plan, table: LayerTable, whole: Measured) -> Iterator[Attempt]:
         """Down the ladder to the share that does not keep the floor, and back by half of what lies between."""

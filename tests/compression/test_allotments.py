@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from functools import lru_cache
 
@@ -11,11 +12,13 @@ from torch import Tensor, nn
 
 import tersor as ts
 from tersor.backends.clock import Clock
-from tersor.compression.allotments import Found, Ground, Starts
+from tersor.compression.allotments import Found, Ground
 from tersor.compression.attempts import Attempts
 from tersor.compression.measurement import Gauge, Measured
 from tersor.compression.model_search import ModelSearch
 from tersor.compression.plan import Ingredients, Plan
+from tersor.compression.prices import Key
+from tersor.compression.starts import Starts
 from tersor.lowering import resolve
 from tersor.passes.pruning.analysis import dimensions
 from tersor.passes.pruning.axes import Remaining
@@ -69,11 +72,10 @@ def ground(table: LayerTable, trials: int = 100, better: Better = Better.HIGHER)
 
 
 @lru_cache
-def every() -> tuple[dict[str, int], ...]:
+def every() -> tuple[Key, ...]:
     """All allotments in multiples of four."""
     sizes = ground(LayerTable.of(given()[0], COSTS[0])).sizes
-    counts = [range(4, size + 1, 4) for size in sizes.values()]
-    return tuple(dict(zip(sizes, found, strict=True)) for found in itertools.product(*counts))
+    return tuple(itertools.product(*(range(4, size + 1, 4) for size in sizes)))
 
 
 @lru_cache
@@ -87,10 +89,10 @@ def test_quick_estimates_are_those_of_the_table(at_once: bool) -> None:
     table = LayerTable.of(given()[0], COSTS[1], rest=0.5, at_once=at_once)
     judge = ground(table)
     costs = Costs(judge.start, dimensions(judge.start))
-    leaves = {name: group.leaf for name, group in named(groups(judge.start, costs.found)).items()}
-    for counts in every():
-        expected = table(costs, Remaining({leaves[name]: count for name, count in counts.items()}))
-        assert judge.estimate(counts) == pytest.approx(expected)
+    leaves = [group.leaf for group in named(groups(judge.start, costs.found)).values()]
+    for key in every():
+        expected = table(costs, Remaining(dict(zip(leaves, key, strict=True))))
+        assert judge.prices.estimates(key) == pytest.approx(expected)
 
 
 def test_estimates_learn_what_a_target_says_of_a_layer() -> None:
@@ -100,16 +102,16 @@ def test_estimates_learn_what_a_target_says_of_a_layer() -> None:
     costs = Costs(judge.start, dimensions(judge.start))
     leaves = [group.leaf for group in named(groups(judge.start, costs.found)).values()]
 
-    def said(counts: tuple[int, int, int]) -> dict[str, float]:
-        left = Remaining(dict(zip(leaves, counts, strict=True)))
+    def said(key: Key) -> dict[str, float]:
+        left = Remaining(dict(zip(leaves, key, strict=True)))
         found = {name: judge.table.of_node(costs, nodes[name], left) + 3 for name in COSTS[0]}
-        return found | {"conv2d_1": found["conv2d_1"] + 5 * (counts[:2] == (12, 8))}
+        return found | {"conv2d_1": found["conv2d_1"] + 5 * (key[:2] == (12, 8))}
 
-    before = {key: judge.estimates(key) for key in ((12, 8, 4), (12, 8, 20), (12, 12, 4))}
-    judge.estimates.learn((16, 20, 20), said((16, 20, 20)))
-    assert {key: judge.estimates(key) for key in before} == pytest.approx(before)
-    judge.estimates.learn((12, 8, 16), said((12, 8, 16)))
-    more = {key: judge.estimates(key) - cost for key, cost in before.items()}
+    before = {key: judge.prices.estimates(key) for key in ((12, 8, 4), (12, 8, 20), (12, 12, 4))}
+    judge.prices.estimates.learn((16, 20, 20), said((16, 20, 20)))
+    assert {key: judge.prices.estimates(key) for key in before} == pytest.approx(before)
+    judge.prices.estimates.learn((12, 8, 16), said((12, 8, 16)))
+    more = {key: judge.prices.estimates(key) - cost for key, cost in before.items()}
     assert more == pytest.approx({(12, 8, 4): 5, (12, 8, 20): 5, (12, 12, 4): 0}, abs=1e-9)
 
 
@@ -129,7 +131,7 @@ def test_what_is_found_is_the_best_of_all(costs: dict[str, float]) -> None:
     for floor in FLOORS:
         judge = ground(LayerTable.of(given()[0], costs), trials=25)
         found = searched(judge, floor)
-        least = min(judge.spent(counts) for counts, value in zip(every(), worth(), strict=True) if value >= floor)
+        least = min(judge.prices(key) for key, value in zip(every(), worth(), strict=True) if value >= floor)
         assert found.worth >= floor
         assert found.spent == least
         assert judge.trials >= 0
@@ -138,20 +140,19 @@ def test_what_is_found_is_the_best_of_all(costs: dict[str, float]) -> None:
 def test_a_metric_that_is_to_fall_leads_to_the_same() -> None:
     table = LayerTable.of(given()[0], COSTS[1])
     found = searched(ground(table), 0.75), searched(ground(table, better=Better.LOWER), -0.25)
-    assert found[0].counts == found[1].counts
+    assert found[0].key == found[1].key
 
 
-def test_what_was_judged_is_asked_for_its_cost_where_the_target_knows(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_judged_is_asked_for_its_cost_where_the_target_knows() -> None:
     """Starts judge more than they ask the target about; the cheapest of all that was judged is the best."""
     judge = ground(LayerTable.of(given()[0], COSTS[0]))
-    judge.exact = True
-    monkeypatch.setattr(judge, "_modelled", judge.estimate)
-    narrow, whole = dict(zip(judge.axes, (12, 16, 16), strict=True)), judge.sizes
+    judge.prices.ask = lambda key: dataclasses.replace(judge.whole, latency=judge.prices.estimates(key))
+    narrow, whole = (12, 16, 16), judge.sizes
     worth = min(judge.worth(narrow), judge.worth(whole))
-    judge.spent(whole)
+    judge.prices(whole)
     found = ModelSearch(judge, worth, 4, 4).best()
     assert found is not None
-    assert found.counts == narrow
+    assert found.key == narrow
 
 
 def test_counts_become_finer_where_coarse_ones_promise_nothing_more(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,7 +164,7 @@ def test_counts_become_finer_where_coarse_ones_promise_nothing_more(monkeypatch:
     assert search.steps == [4, 2]
     search.run(150)
     found = search.best()
-    least = min(judge.spent(counts) for counts, value in zip(every(), worth(), strict=True) if value >= 0.75)
+    least = min(judge.prices(key) for key, value in zip(every(), worth(), strict=True) if value >= 0.75)
     assert found is not None
     assert found.spent < least
     assert judge.trials > 400 * 0.3

@@ -194,7 +194,9 @@ def test_a_bad_target_is_named() -> None:
     bad = torch.zeros(32, 3)
     bad[3, 1] = math.nan
     task = networks.task(loss)
-    with pytest.raises(TrainingError, match=r"(?s)step 1: loss nan.*batch is not finite.*1 of 96 values in target 0"):
+    with pytest.raises(
+        TrainingError, match=r"(?s)step 1: loss nan.*batch is not finite.*1 of 96 values in target 0.*leave"
+    ):
         fit(task, [(X[:32], torch.zeros(32, 3)), (X[:32], bad)], Training(epochs=1, **QUIET))
 
 
@@ -209,7 +211,9 @@ def test_the_first_bad_node_is_named_with_its_source() -> None:
             return torch.log(y).exp()
 
     task = networks.task(lambda out: out.mean(), ts.trace(Root(), torch.randn(2, 3)))
-    with pytest.raises(TrainingError, match=r"(?s)step 0.*%log = aten.log.default.*test_loop.py.*torch.log\(y\)"):
+    with pytest.raises(
+        TrainingError, match=r"(?s)step 0.*%log = aten.log.default.*test_loop.py.*torch.log\(y\).*clip_norm"
+    ):
         fit(task, [torch.randn(2, 3)], Training(epochs=1, **QUIET))
 
 

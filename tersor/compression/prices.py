@@ -1,0 +1,106 @@
+"""What allotments of channels cost: by a table of layers, quickly, and by what the target says, where it is a model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from torch import fx
+
+from tersor.passes.pruning.axes import Axis, Remaining
+from tersor.passes.pruning.costs import Costs
+from tersor.passes.pruning.layer_table import LayerTable
+
+from .measurement import Measured
+
+Key = tuple[int, ...]
+"""How many indices stay of each axis, in the order of the axes: an allotment."""
+
+
+@dataclass
+class Prices:
+    """What allotments cost.
+
+    ask: what the target says of one, None where it refuses it. Without it time is measured, and the table of layers
+    decides: that is measured once, so that of two allotments the noise of a measurement does not.
+    lookups: how often it may still be asked. told: what it said. errors: the logarithm of that over the estimate.
+    """
+
+    estimates: Estimates
+    ask: Callable[[Key], Measured | None] | None
+    lookups: int
+    told: dict[Key, float] = field(default_factory=dict)
+    errors: dict[Key, float] = field(default_factory=dict)
+
+    @property
+    def exact(self) -> bool:
+        """Whether the target is asked."""
+        return self.ask is not None
+
+    def __call__(self, key: Key) -> float:
+        """The cost, infinite where the target refuses it."""
+        if self.ask is None:
+            return self.estimates(key)
+        if key not in self.told:
+            self.lookups -= 1
+            self.told[key] = self._learnt(key, self.ask(key))
+        return self.told[key]
+
+    def _learnt(self, key: Key, found: Measured | None) -> float:
+        if found is None or found.latency is None:
+            return math.inf
+        estimate = self.estimates(key)
+        if min(found.latency, estimate) > 0:
+            self.errors[key] = math.log(found.latency / estimate)
+        self.estimates.learn(key, found.layers)
+        return found.latency
+
+
+class Estimates:
+    """Costs by a table of layers, quickly, and better with each allotment that the target was asked about.
+
+    What a layer costs is kept by how many indices are left of its own axes: as the target said, where it was asked;
+    else as the table says.
+    """
+
+    def __init__(self, table: LayerTable, costs: Costs, axes: Sequence[Axis]) -> None:
+        self._table, self._costs, self._axes = table, costs, axes
+        whole = {node: table.of_node(costs, node, Remaining({})) for node in table.nodes(costs)}
+        cut = [Remaining({axis: 1}) for axis in axes]
+        self._places = {
+            node: [place for place, left in enumerate(cut) if table.of_node(costs, node, left) != cost]
+            for node, cost in whole.items()
+        }
+        self._layers: dict[fx.Node, dict[Key, float]] = {node: {} for node in whole}
+        self._fixed: dict[fx.Node, float] = {}
+        self._known: dict[Key, float] = {}
+
+    def __call__(self, key: Key) -> float:
+        """The cost with so many indices left of each axis."""
+        if key not in self._known:
+            self._known[key] = self._table.total([self._of(node, key) for node in self._layers])
+        return self._known[key]
+
+    def _of(self, node: fx.Node, key: Key) -> float:
+        known, own = self._layers[node], self._own(node, key)
+        if own not in known:
+            left = Remaining({self._axes[place]: key[place] for place in self._places[node]})
+            known[own] = self._table.of_node(self._costs, node, left)
+        return known[own]
+
+    def _own(self, node: fx.Node, key: Key) -> Key:
+        return tuple(key[place] for place in self._places[node])
+
+    def learn(self, key: Key, layers: Mapping[str, float]) -> None:
+        """What the target said of each layer, beside what the first time was more than the table says.
+
+        Where layers run at once there is nothing to learn: what one takes depends on what the others leave of the part.
+        """
+        if self._table.at_once:
+            return
+        for node, known in self._layers.items():
+            if node.name in layers:
+                fixed = self._fixed.setdefault(node, layers[node.name] - self._of(node, key))
+                known[self._own(node, key)] = layers[node.name] - fixed
+        self._known.clear()

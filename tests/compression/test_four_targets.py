@@ -76,6 +76,32 @@ class Residual(nn.Module):
         return logits
 
 
+class Separable(nn.Module):
+    """Depthwise and pointwise convolutions in turn, with hard swishes. The search was not tuned on it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = layer(3, 32, 3)
+        widths = ((32, 64, 1), (64, 128, 2), (128, 128, 1))
+        self.blocks = nn.ModuleList(
+            nn.Sequential(
+                layer(inputs, inputs, 3, stride, groups=inputs),
+                nn.Hardswish(),
+                layer(inputs, outputs, 1),
+                nn.Hardswish(),
+            )
+            for inputs, outputs, stride in widths
+        )
+        self.head = nn.Linear(128, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = nn.functional.hardswish(self.stem(x))
+        for block in self.blocks:
+            x = block(x)
+        logits: Tensor = self.head(x.mean((2, 3)))
+        return logits
+
+
 class Small(nn.Module):
     """Three convolutions with a GELU between the first two."""
 
@@ -90,8 +116,8 @@ class Small(nn.Module):
         return logits
 
 
-def layer(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Module:
-    convolution = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
+def layer(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Module:
+    convolution = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
     return nn.Sequential(convolution, nn.BatchNorm2d(outputs))
 
 
@@ -108,7 +134,8 @@ class Case:
 
 NET = Case(Net)
 RESIDUAL = Case(Residual, seed=1, floor=0.6)
-CASES = (NET, RESIDUAL)
+SEPARABLE = Case(Separable, seed=3, floor=0.5)
+CASES = (NET, RESIDUAL, SEPARABLE)
 SMALL = Case(Small, seed=2, side=8, floor=0.5, trials=40)
 
 

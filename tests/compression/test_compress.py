@@ -137,6 +137,42 @@ def test_without_any_data_inputs_are_made_from_the_model(tmp_path: Path) -> None
     assert all(torch.equal(tensor, theirs.tensor(name)) for name, tensor in ours.tensors().items())
 
 
+@lru_cache
+def plain() -> ts.Program:
+    """Without norms there are no statistics to make inputs from."""
+    torch.manual_seed(1)
+    layers = nn.Sequential(nn.Conv2d(2, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 3), nn.ReLU(), nn.Flatten())
+    return ts.trace(nn.Sequential(layers, nn.Linear(256, 3)).eval(), X[:4], dynamic={"input": {0: "batch"}})
+
+
+@pytest.mark.parametrize(
+    ("make", "target", "given"),
+    [
+        (model, "neon", {"calibration": [X[:32]], "budget": Budget(latency="0.6x")}),
+        (model, "hls", {"calibration": [X[:32]], "budget": Budget(bytes="0.2x")}),
+        (model, "neon", {"calibration": [X[:32]], "budget": Budget(floor="0.9x"), "trials": 12}),
+        (model, "neon", {"budget": Budget(macs="0.5x"), "training": ts.Training(steps=5)}),
+        (plain, "onnxruntime", {}),
+        (plain, "neon", {"budget": Budget(macs="0.5x")}),
+    ],
+    ids=["latency", "bytes", "floor", "no data", "no data, no norms", "no data, no norms, cut"],
+)
+def test_every_recipe_replays_to_the_same_bits(
+    make: Callable[[], ts.Program], target: str, given: dict[str, Any], tmp_path: Path
+) -> None:
+    judged = {"metric": "accuracy", "validation": HELD_OUT} if "floor" in str(given) else {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # that the example alone calibrates
+        ts.compress(make(), target=target, out=tmp_path / "first", **judged, **given)
+        passes = ts.load_recipe(tmp_path / "first" / "recipe.yaml", given.get("calibration"), teacher=make())
+        ts.compress(make(), target=target, passes=passes, out=tmp_path / "second")
+    ours, theirs = (ts.load(tmp_path / name / "program.tersor") for name in ("first", "second"))
+    assert ours.tensors().keys() == theirs.tensors().keys()
+    assert all(torch.equal(tensor, theirs.tensor(name)) for name, tensor in ours.tensors().items())
+    with torch.no_grad():
+        assert torch.equal(ours(X), theirs(X))
+
+
 def test_nothing_but_a_floor_goes_as_far_as_it_allows(tmp_path: Path) -> None:
     compress(Budget(floor="0.9x"), tmp_path, target="neon", trials=20)
     record = RunRecord.load(tmp_path)

@@ -154,9 +154,10 @@ class Backend(ABC):
         """What has to run before `emit`, in order."""
         return ()
 
-    def prepare(self, program: Program) -> Program:
+    def prepare(self, program: Program, *, verify: bool = True) -> Program:
         """The program after `passes`, on the CPU, ready to emit: the same files, wherever it was.
 
+        verify: whether passes are checked, as of `PassManager`; a program that is only asked for its costs need not be.
         Raises LoweringError listing every node that is not taken.
         """
         program = program.to("cpu")
@@ -164,7 +165,7 @@ class Backend(ABC):
         if steps and program.stage not in steps[0].takes:
             raise self._too_early(program, steps[0])
         if steps:
-            program = PassManager(steps, progress=False).run(program).program
+            program = PassManager(steps, verify=verify, progress=False).run(program).program
         refused = self.unsupported(program)
         if any(found.unknown for found in refused):
             from .rewriting import without_unknown
@@ -188,7 +189,11 @@ class Backend(ABC):
 
     def layer_costs(self, program: Program) -> LayerCosts:
         """What each layer of a program costs here, measured or modelled. Raises what `prepare` and `emit` raise."""
-        return by_macs(self.prepare(program))
+        return self.prepared_costs(self.prepare(program))
+
+    def prepared_costs(self, program: Program) -> LayerCosts:
+        """The same of what `prepare` gave. A target that knows more than multiply-accumulates overrides this."""
+        return by_macs(program)
 
     @abstractmethod
     def emit(self, program: Program, out: Path) -> Artifact:

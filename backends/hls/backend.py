@@ -90,11 +90,11 @@ class Hls(Backend):
             floats=False,
         )
 
-    def layer_costs(self, program: Program) -> LayerCosts:
+    def prepared_costs(self, program: Program) -> LayerCosts:
         """Cycles of each process of the design that the part has room for, by formula; in all, from frame to frame."""
         from .layer_costs import cycles
 
-        return cycles(self.prepare(program), self)
+        return cycles(program, self)
 
     def passes(self) -> tuple[Pass, ...]:
         return (LowerToInteger(), BindDimensions(self.sizes), FoldPads(), FuseLookups(), TightenGrids())

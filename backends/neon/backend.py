@@ -89,11 +89,11 @@ class Neon(Backend):
             floats=False,
         )
 
-    def layer_costs(self, program: Program) -> LayerCosts:
+    def prepared_costs(self, program: Program) -> LayerCosts:
         """Instructions on the last of the instruction sets, by the counts of its kernels."""
         from .layer_costs import count_instructions
 
-        return count_instructions(self.prepare(program), self)
+        return count_instructions(program, self)
 
     def passes(self) -> tuple[Pass, ...]:
         return (LowerToInteger(), BindDimensions(self.sizes))

@@ -70,11 +70,11 @@ class OnnxRuntime(Backend):
         """Kernels of 16 lanes, weights in blocks, safe pairs for CPUs without VNNI; it has no kernels for zeros."""
         return Preferences(pair_safe=True, multiples=Multiples(16, 4), block_bits=(8, 4))
 
-    def layer_costs(self, program: Program) -> LayerCosts:
+    def prepared_costs(self, program: Program) -> LayerCosts:
         """Milliseconds, measured by ONNX Runtime's profiler on this machine. Raises MissingDependencyError."""
         from .layer_costs import measure
 
-        return measure(self.prepare(program), self)
+        return measure(program, self)
 
     @property
     def onnx_options(self) -> OnnxOptions:

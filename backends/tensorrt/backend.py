@@ -146,11 +146,11 @@ class TensorRT(Backend):
             block_bits=(4,),
         )
 
-    def layer_costs(self, program: Program) -> LayerCosts:
+    def prepared_costs(self, program: Program) -> LayerCosts:
         """Microseconds by a roofline of a GPU's data sheet: int8 against float, 2:4 against dense, memory traffic."""
         from .layer_costs import roofline
 
-        return roofline(self.prepare(program))
+        return roofline(program)
 
     def onnx_options(self, program: Program) -> OnnxOptions:
         """The form of ONNX that TensorRT's parser and its optimizer take.

@@ -78,15 +78,18 @@ class Gauge:
     evaluate: Callable[[Program], float] | None = None
     timed: bool = True
 
-    def costs(self, program: Program, *, timed: bool | None = None) -> Measured:
-        """What it costs. Raises what the target raises where it does not take the program."""
+    def costs(self, program: Program, *, timed: bool | None = None, verify: bool = True) -> Measured:
+        """What it costs. verify: whether the passes of the target are checked.
+
+        Raises what the target raises where it does not take the program.
+        """
         program = program.to("cpu")
         cost = program.cost()
         plain = Measured(cost.parameter_bytes, cost.macs, cost.parameters)
-        prepared = self.target.prepare(program)
+        prepared = self.target.prepare(program, verify=verify)
         if not (self.timed if timed is None else timed):
             return plain
-        found = self.target.layer_costs(prepared if prepared.stage is not program.stage else program)
+        found = self.target.prepared_costs(prepared)
         return dataclasses.replace(
             plain,
             latency=found.total,

@@ -18,6 +18,13 @@ Key = tuple[int, ...]
 """How many indices stay of each axis, in the order of the axes: an allotment."""
 
 
+_AGREED = 3
+"""Answers that were foreseen before what is foreseen is no longer asked for."""
+
+_CLOSE = 2e-4
+"""The share by which an answer may be off what was foreseen."""
+
+
 @dataclass
 class Prices:
     """What allotments cost.
@@ -25,6 +32,7 @@ class Prices:
     ask: what the target says of one, None where it refuses it. Without it time is measured, and the table of layers
     decides: that is measured once, so that of two allotments the noise of a measurement does not.
     lookups: how often it may still be asked. told: what it said. errors: the logarithm of that over the estimate.
+    agreed: how often it said what was foreseen, of layers all of which it had told of; minus infinity once it did not.
     """
 
     estimates: Estimates
@@ -32,6 +40,7 @@ class Prices:
     lookups: int
     told: dict[Key, float] = field(default_factory=dict)
     errors: dict[Key, float] = field(default_factory=dict)
+    agreed: float = 0
 
     @property
     def exact(self) -> bool:
@@ -43,14 +52,20 @@ class Prices:
         if self.ask is None:
             return self.estimates(key)
         if key not in self.told:
-            self.lookups -= 1
-            self.told[key] = self._learnt(key, self.ask(key))
+            foreseen = self.estimates.are_told(key)
+            if foreseen and self.agreed >= _AGREED:
+                self.told[key] = self.estimates(key)
+            else:
+                self.lookups -= 1
+                self.told[key] = self._learnt(key, self.ask(key), foreseen)
         return self.told[key]
 
-    def _learnt(self, key: Key, found: Measured | None) -> float:
+    def _learnt(self, key: Key, found: Measured | None, foreseen: bool) -> float:
         if found is None or found.latency is None:
             return math.inf
         estimate = self.estimates(key)
+        if foreseen:
+            self.agreed += 1 if math.isclose(found.latency, estimate, rel_tol=_CLOSE) else -math.inf
         if min(found.latency, estimate) > 0:
             self.errors[key] = math.log(found.latency / estimate)
         self.estimates.learn(key, found.layers)
@@ -74,6 +89,7 @@ class Estimates:
         }
         self._layers: dict[fx.Node, dict[Key, float]] = {node: {} for node in whole}
         self._fixed: dict[fx.Node, float] = {}
+        self._told: set[tuple[fx.Node, Key]] = set()
         self._known: dict[Key, float] = {}
 
     def __call__(self, key: Key) -> float:
@@ -92,6 +108,10 @@ class Estimates:
     def _own(self, node: fx.Node, key: Key) -> Key:
         return tuple(key[place] for place in self._places[node])
 
+    def are_told(self, key: Key) -> bool:
+        """Whether the target told of all layers with so many indices left of their own axes."""
+        return all((node, self._own(node, key)) in self._told for node in self._layers)
+
     def learn(self, key: Key, layers: Mapping[str, float]) -> None:
         """What the target said of each layer, beside what the first time was more than the table says.
 
@@ -102,5 +122,6 @@ class Estimates:
         for node, known in self._layers.items():
             if node.name in layers:
                 fixed = self._fixed.setdefault(node, layers[node.name] - self._of(node, key))
-                known[self._own(node, key)] = layers[node.name] - fixed
+                known[own := self._own(node, key)] = layers[node.name] - fixed
+                self._told.add((node, own))
         self._known.clear()

@@ -115,6 +115,32 @@ def test_estimates_learn_what_a_target_says_of_a_layer() -> None:
     assert more == pytest.approx({(12, 8, 4): 5, (12, 8, 20): 5, (12, 12, 4): 0}, abs=1e-9)
 
 
+@pytest.mark.parametrize(("together", "asked"), [(0.0, 25 + 3 * 5 + 3), (1.0, 100)])
+def test_a_target_whose_layers_add_up_is_asked_once_for_each(together: float, asked: int) -> None:
+    """At the first of four widths of the first layer for all 5 x 5 of the others, at the next for the 5 that the second
+    has with it, and three times more to see that they add up. Where they do not it is asked for every allotment."""
+    judge = ground(LayerTable.of(given()[0], COSTS[0], rest=9.0))
+    nodes = {node.name: node for node in judge.start.graph.nodes}
+    costs = Costs(judge.start, dimensions(judge.start))
+    leaves = [group.leaf for group in named(groups(judge.start, costs.found)).values()]
+    answers = []
+
+    def said(key: Key) -> Measured:
+        left = Remaining(dict(zip(leaves, key, strict=True)))
+        layers = {name: judge.table.of_node(costs, nodes[name], left) for name in COSTS[0]}
+        latency = 9 + sum(layers.values()) + together * key[0] * key[2]
+        return dataclasses.replace(judge.whole, latency=latency, layers=layers)
+
+    def ask(key: Key) -> Measured:
+        answers.append(key)
+        return said(key)
+
+    judge.prices.ask = ask
+    for key in every():
+        assert judge.prices(key) == pytest.approx(said(key).latency)
+    assert len(answers) == asked
+
+
 def searched(judge: Ground, floor: float) -> Found:
     """What comes of the starts, and of a search from there with all trials that are left."""
     list(Starts(judge, floor, 4).found())

@@ -160,7 +160,7 @@ def plain() -> ts.Program:
 def test_every_recipe_replays_to_the_same_bits(
     make: Callable[[], ts.Program], target: str, given: dict[str, Any], tmp_path: Path
 ) -> None:
-    judged = {"metric": "accuracy", "validation": HELD_OUT} if "floor" in str(given) else {}
+    judged: dict[str, Any] = {"metric": "accuracy", "validation": HELD_OUT} if "floor" in str(given) else {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # that the example alone calibrates
         ts.compress(make(), target=target, out=tmp_path / "first", **judged, **given)
@@ -292,9 +292,9 @@ class Counted(Neon):
 
     asked: list[int] = dataclasses.field(default_factory=list, compare=False)
 
-    def layer_costs(self, program: ts.Program) -> LayerCosts:
+    def prepared_costs(self, program: ts.Program) -> LayerCosts:
         self.asked.append(1)
-        return super().layer_costs(program)
+        return super().prepared_costs(program)
 
 
 @pytest.mark.parametrize(("budget", "costs"), [(None, 0), (Budget(macs="0.6x"), 1)])

@@ -165,7 +165,7 @@ class Clocked(OnnxRuntime):
 
     case: Case = NET
 
-    def layer_costs(self, program: ts.Program) -> LayerCosts:
+    def prepared_costs(self, program: ts.Program) -> LayerCosts:
         found, costs = table(self.case, "onnxruntime"), Costs(program, dimensions(program))
         works = {node.name: costs.work(node, Remaining({})) for node in program.graph.nodes if costs.works(node)}
         nodes = {name: rate * works[name] / _MILLION for name, rate in found.rates.items() if name in works}

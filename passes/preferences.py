@@ -53,6 +53,7 @@ class Preferences:
     """What a target likes.
 
     scheme, coverage: how, and how much, to quantize. recipe: the ready-made one that does so.
+    wider: a coverage beyond that which may run faster, where the metric allows it.
     pair_safe: whether weights are kept within what CPUs without VNNI multiply exactly.
     short_multipliers: whether requantization is to have multipliers of a few bits (`SnapScales`).
     multiples: see there; `PruneChannels` keeps to them.
@@ -64,6 +65,7 @@ class Preferences:
 
     scheme: Scheme = INT8
     coverage: Coverage = Coverage.FASTEST
+    wider: Coverage | None = None
     recipe: str = "int8"
     pair_safe: bool = False
     short_multipliers: bool = False

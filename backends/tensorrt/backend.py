@@ -19,6 +19,7 @@ from tersor.ir.sparsity import NM
 from tersor.passes.base import Pass
 from tersor.passes.preferences import FastPattern, Multiples, Preferences
 from tersor.passes.quantization.free_fused_values import FreeFusedValues
+from tersor.passes.quantization.placement import Coverage
 from tersor.passes.quantization.share_residual_grids import ShareResidualGrids
 from tersor.passes.quantization.symmetrize_grids import SymmetrizeGrids
 from tersor.passes.quantization.unify_joined_grids import UnifyJoinedGrids
@@ -137,10 +138,14 @@ class TensorRT(Backend):
 
     @property
     def preferences(self) -> Preferences:
-        """Zero point 0, channels in whole tiles of tensor cores, 2:4 sparse weights, 4-bit weights in blocks."""
+        """Zero point 0, channels in whole tiles of tensor cores, 2:4 sparse weights, 4-bit weights in blocks.
+
+        Activations that no kernel computes with a product move a quarter of the bytes where they are on grids as well.
+        """
         return Preferences(
             scheme=INT8_SYMMETRIC,
             recipe="int8_symmetric",
+            wider=Coverage.EVERYTHING,
             multiples=Multiples(32, 32),
             patterns=(FastPattern(NM(2, 4)),),
             block_bits=(4,),

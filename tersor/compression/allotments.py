@@ -57,7 +57,9 @@ class Ground:
     def __post_init__(self) -> None:
         found = dimensions(self.start)
         self.axes: dict[str, Group] = named(groups(self.start, found))
-        estimates = Estimates(self.table, Costs(self.start, found), [group.leaf for group in self.axes.values()])
+        leaves = [group.leaf for group in self.axes.values()]
+        multiples = self.attempts.ingredients.likes.multiples
+        estimates = Estimates(self.table, Costs(self.start, found), leaves, multiples)
         modelled = self.whole.clock is Clock.MODELLED
         self.allowed = self.trials
         self.prices = Prices(estimates, self._asked if modelled else None, 2 * self.trials)

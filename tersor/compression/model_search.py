@@ -32,9 +32,6 @@ _CHANGED = (1, 1, 2, 2, 3)
 _CROSSED, _NEAR = 0.3, 0.6
 """How often two allotments are crossed; and how often a change is to the next count rather than a far one."""
 
-_CHOICE = 8
-"""How many counts an axis has on average, at least, where multiples are as coarse as the target likes them."""
-
 _COARSELY = 0.7
 """The share of all trials after which counts become finer."""
 
@@ -81,11 +78,8 @@ class ModelSearch:
 
     @property
     def steps(self) -> list[int]:
-        """Multiples of channels, one after the other: from the widest that leaves axes some choice to the finest."""
-        sizes, step = self.ground.sizes, self.multiple
-        while step // 2 >= self.finest and sum(sizes) < _CHOICE * step * len(sizes):
-            step //= 2
-        steps = [step]
+        """Multiples of channels, one after the other, from the target's own to the finest."""
+        steps = [self.multiple]
         while steps[-1] // 2 >= self.finest:
             steps.append(steps[-1] // 2)
         return steps
@@ -104,9 +98,13 @@ class ModelSearch:
         """The cheapest that was judged and keeps the floor, of equal ones the one worth most."""
         return next(iter(self._kept()), None)
 
-    def _kept(self) -> list[Found]:
+    def nearly(self, slack: float) -> Found | None:
+        """The cheapest that was judged and is worth up to so much less than the floor."""
+        return next(iter(self._kept(slack)), None)
+
+    def _kept(self, slack: float = 0.0) -> list[Found]:
         judged = self.ground.judged
-        known = [key for key, worth in judged.items() if worth >= self.floor and key not in self.refused]
+        known = [key for key, worth in judged.items() if worth >= self.floor - slack and key not in self.refused]
         found = [found for found in map(self.ground.found, known) if math.isfinite(found.spent)]
         return sorted(found, key=lambda found: (found.spent, -found.worth))
 

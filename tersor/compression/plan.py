@@ -20,6 +20,7 @@ from tersor.passes.pruning.gradually import Gradually
 from tersor.passes.pruning.prune_channels import PruneChannels, Ranking
 from tersor.passes.pruning.targets import Target
 from tersor.passes.quantization.apply_precision import ApplyPrecision
+from tersor.passes.quantization.placement import Coverage
 from tersor.passes.quantization.precision_plan import PrecisionPlan
 from tersor.passes.quantization.quantize_weights import QuantizeWeights
 from tersor.passes.quantization.snap_scales import SnapScales
@@ -75,7 +76,7 @@ class Plan:
     prune: what stays of the channels, by the measure that says which to cut first; None prunes nothing.
     counts: what stays of the channels of each axis, by name, instead. multiple: of channels, where the target's own is
         too coarse. pattern: of zeros.
-    scheme: another than the target's own. block_bits: weights alone, in blocks. precision: layer by layer.
+    scheme, coverage: others than the target's own. block_bits: weights alone, in blocks. precision: layer by layer.
     quantized_training: whether to train through the grids. tuned: whether to train at all.
     """
 
@@ -84,6 +85,7 @@ class Plan:
     multiple: int | None = None
     pattern: Pattern | None = None
     scheme: Scheme | None = None
+    coverage: Coverage | None = None
     block_bits: int | None = None
     precision: PrecisionPlan | None = None
     quantized_training: bool = False
@@ -146,9 +148,9 @@ class Plan:
             return [QuantizeWeights(self.block_bits, calibration=data)]
         if self.precision is not None:
             return [ApplyPrecision(self.precision, given.calibration)]
-        scheme = self.scheme or likes.scheme
+        scheme, coverage = self.scheme or likes.scheme, self.coverage or likes.coverage
         if not self.quantized_training:
-            return quantization(likes, given.calibration, scheme=scheme)
+            return quantization(likes, given.calibration, scheme=scheme, coverage=coverage)
         rate = given.training.learning_rate * _QUANTIZED_RATE
         trained = TrainQuantized(
             given.data,
@@ -156,7 +158,7 @@ class Plan:
             scheme,
             training=dataclasses.replace(given.training, learning_rate=rate),
             calibration=given.calibration,
-            coverage=likes.coverage,
+            coverage=coverage,
             distillation=Distillation(given.teacher or given.given),
             pair_safe=likes.pair_safe,
         )
@@ -186,4 +188,5 @@ class Plan:
             return f"precision by layer: {self.precision}"
         scheme = self.scheme or likes.scheme
         how = "trained through its grids" if self.quantized_training else "quantized after training"
-        return f"w{scheme.weight.bits}a{scheme.activation.bits}, {how}"
+        what = "" if self.coverage is None else f" of {self.coverage.value}"
+        return f"w{scheme.weight.bits}a{scheme.activation.bits}{what}, {how}"

@@ -199,11 +199,16 @@ class Planner:
         names = set(self.limits.amounts)
         yield Route(Plan())
         sparse = self.likes.sparse(_DENSITY) if "latency" in names else None
+        wider = self.likes.wider if "latency" in names else None
         if sparse is not None and names == {"latency"}:
             yield Route(Plan(pattern=sparse))
+        if wider is not None and names == {"latency"}:
+            yield Route(Plan(coverage=wider))
         yield Route(Plan(), cut=True)
         if sparse is not None:
             yield Route(Plan(pattern=sparse), cut=True)
+        if wider is not None:
+            yield Route(Plan(coverage=wider), cut=True)
         if "bytes" in names:
             yield from map(Route, self.precision.within(self.limits.amounts["bytes"]))
         others = [Plan(scheme=scheme) for scheme in self.likes.schemes()[1:]]
@@ -232,10 +237,12 @@ class Planner:
         return self._taken(best, _least_latency(best, whole, self.floor or 0.0))
 
     def _bases(self) -> Iterator[Plan]:
-        """What may run faster than plain quantization before any channel is cut: zeros, and weights of fewer bits."""
+        """What may run faster than plain quantization before any channel is cut: zeros, grids on more, fewer bits."""
         pattern = self.likes.sparse(_DENSITY)
         if pattern is not None:
             yield Plan(pattern=pattern)
+        if self.likes.wider is not None:
+            yield Plan(coverage=self.likes.wider)
         yield from (Plan(scheme=scheme) for scheme in self.likes.schemes()[1:2])
 
     def _down(self, base: Plan, best: Attempt) -> Iterator[Attempt]:
@@ -260,7 +267,8 @@ class Planner:
     def _allotments(self, ground: Ground, metric: float, worst: float) -> Iterator[Attempt]:
         """Allotments that keep the floor, each cheaper than the one before. worst: what a start may cost.
 
-        They are looked for before quantization, with the floor higher by what that was seen to cost the metric.
+        They are looked for before quantization, with the floor higher by what that was seen to cost the metric. It does
+        not cost the same each time: in the end those are tried as well that miss the floor by no more than that.
         """
         assert self.floor is not None
         if not ground.axes:
@@ -268,24 +276,26 @@ class Planner:
         sign = 1 if self.better is Better.HIGHER else -1
         floor, gap = sign * self.floor, ground.worth(ground.sizes) - sign * metric
         coarse = self.likes.multiples.channels
-        finest = max(1, coarse // (4 if ground.prices.exact else 2))
+        finest = max(1, coarse // 4)
         ground.prices(ground.sizes)
-        (step, *_) = ModelSearch(ground, floor + gap, coarse, finest).steps
-        starts = Starts(ground, floor + gap, step).found()
+        starts = Starts(ground, floor + gap, coarse, finest).found()
         if min((start.spent for start in starts), default=math.inf) > worst:
             return
-        best: Found | None = None
+        best, slack = Found(ground.sizes, math.inf, math.inf), abs(gap)
         refused: frozenset[Key] = frozenset()
         for _ in range(_CONFIRMED):
             search = ModelSearch(ground, floor + gap, coarse, finest, refused)
             search.run(math.ceil(_ONWARDS * ground.trials))
             found = search.best()
-            if found is None or (best is not None and found.spent >= best.spent):
+            if found is None or found.spent >= best.spent:
+                found = search.nearly(slack)
+            if found is None or found.spent >= best.spent:
                 return
             attempt = self.attempts.run(ground.plan(found.key))
             if attempt.metric is None:
                 return
             gap = found.worth - sign * attempt.metric
+            slack = max(slack, abs(gap))
             if self._stands(attempt):
                 best = found
                 attempt.estimate = None if ground.prices.exact else found.spent

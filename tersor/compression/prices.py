@@ -8,9 +8,12 @@ from dataclasses import dataclass, field
 
 from torch import fx
 
+from tersor.ir.shapes import KEY
+from tersor.passes.preferences import Multiples
 from tersor.passes.pruning.axes import Axis, Remaining
 from tersor.passes.pruning.costs import Costs
 from tersor.passes.pruning.layer_table import LayerTable
+from tersor.passes.quantization.roles import WEIGHTS
 
 from .measurement import Measured
 
@@ -76,17 +79,18 @@ class Estimates:
     """Costs by a table of layers, quickly, and better with each allotment that the target was asked about.
 
     What a layer costs is kept by how many indices are left of its own axes: as the target said, where it was asked;
-    else as the table says.
+    else as the table says, with channels in whole multiples.
     """
 
-    def __init__(self, table: LayerTable, costs: Costs, axes: Sequence[Axis]) -> None:
-        self._table, self._costs, self._axes = table, costs, axes
+    def __init__(self, table: LayerTable, costs: Costs, axes: Sequence[Axis], multiples: Multiples) -> None:
+        self._table, self._costs, self._axes, self._multiples = table, costs, axes, multiples
         whole = {node: table.of_node(costs, node, Remaining({})) for node in table.nodes(costs)}
         cut = [Remaining({axis: 1}) for axis in axes]
         self._places = {
             node: [place for place, left in enumerate(cut) if table.of_node(costs, node, left) != cost]
             for node, cost in whole.items()
         }
+        self._filled = {node: filled(costs, node, multiples) for node in whole}
         self._layers: dict[fx.Node, dict[Key, float]] = {node: {} for node in whole}
         self._fixed: dict[fx.Node, float] = {}
         self._told: set[tuple[fx.Node, Key]] = set()
@@ -102,7 +106,8 @@ class Estimates:
         known, own = self._layers[node], self._own(node, key)
         if own not in known:
             left = Remaining({self._axes[place]: key[place] for place in self._places[node]})
-            known[own] = self._table.of_node(self._costs, node, left)
+            more = filled(self._costs, node, self._multiples, left) / self._filled[node]
+            known[own] = self._table.of_node(self._costs, node, left) * more
         return known[own]
 
     def _own(self, node: fx.Node, key: Key) -> Key:
@@ -125,3 +130,18 @@ class Estimates:
                 known[own := self._own(node, key)] = layers[node.name] - fixed
                 self._told.add((node, own))
         self._known.clear()
+
+
+def filled(costs: Costs, node: fx.Node, multiples: Multiples, left: Remaining | None = None) -> float:
+    """How many times more a layer computes than it has weights, where outputs and inputs are filled up to multiples."""
+    layout = WEIGHTS.get(node.target)
+    weight = None if layout is None else node.args[layout.weight]
+    if not isinstance(weight, fx.Node):
+        return 1.0
+    outputs, inputs = costs.shapes(left or Remaining({}))(weight.meta[KEY])[:2]
+    return up(outputs, multiples.outputs) / outputs * up(inputs, multiples.inputs) / inputs
+
+
+def up(count: int, multiple: int) -> int:
+    """The next multiple."""
+    return -(-count // multiple) * multiple

@@ -20,12 +20,15 @@ from tersor.passes.pruning.prune_channels import PruneChannels, Ranking
 from tersor.passes.pruning.targets import Channels, Latency, Macs, Parameters, Target
 
 from .allotments import Found, Ground
-from .prices import Key
+from .prices import Key, up
 
 _SHARES = (0.75, 0.5, 0.25)
 """What is left of one axis alone, to see what the metric loses by it."""
 
 _BISECTIONS = 5
+
+_CHOICE = 8
+"""How many counts an axis has on average, at least, if multiples are as coarse as the target likes them."""
 
 SINGLY = (Kind.HEADS, Kind.EXPERTS)
 """Axes whose indices are counted one by one, whatever multiple the target likes."""
@@ -33,11 +36,21 @@ SINGLY = (Kind.HEADS, Kind.EXPERTS)
 
 @dataclass
 class Starts:
-    """Ways to share out what goes, each cut to where what is left is still worth `floor`. multiple: of channels."""
+    """Ways to share out what goes, each cut to where what is left is still worth `floor`.
+
+    multiple: of channels, as the target likes them; counts are multiples of a half of it, of a half of that, down to
+    `finest`, where else an axis has little choice.
+    """
 
     ground: Ground
     floor: float
     multiple: int
+    finest: int
+
+    def __post_init__(self) -> None:
+        sizes = self.ground.sizes
+        while self.multiple // 2 >= self.finest and sum(sizes) < _CHOICE * self.multiple * len(sizes):
+            self.multiple //= 2
 
     def found(self) -> Iterator[Found]:
         """One of each way to share out, cut to where the floor is reached, as long as half of the trials are left."""
@@ -111,8 +124,3 @@ class Starts:
 def least(size: int, step: int) -> int:
     """How many indices of an axis stay at least."""
     return min(size, max(step, up(math.ceil(size * PruneChannels.least), step)))
-
-
-def up(count: int, step: int) -> int:
-    """The next multiple."""
-    return -(-count // step) * step

@@ -20,6 +20,7 @@ from tersor.compression.plan import Ingredients, Plan
 from tersor.compression.prices import Key
 from tersor.compression.starts import Starts
 from tersor.lowering import resolve
+from tersor.passes.preferences import Multiples
 from tersor.passes.pruning.analysis import dimensions
 from tersor.passes.pruning.axes import Remaining
 from tersor.passes.pruning.costs import Costs
@@ -62,11 +63,14 @@ def likeness(found: ts.Program) -> float:
     return float(nn.functional.cosine_similarity(ours, theirs, dim=0))
 
 
-def ground(table: LayerTable, trials: int = 100, better: Better = Better.HIGHER) -> Ground:
+def ground(
+    table: LayerTable, trials: int = 100, better: Better = Better.HIGHER, multiples: Multiples | None = None
+) -> Ground:
     program, images = given()
     target = resolve("onnxruntime")
+    likes = dataclasses.replace(target.preferences, multiples=multiples or Multiples())
     metric = likeness if better is Better.HIGHER else lambda found: 1 - likeness(found)
-    attempts = Attempts(program, Ingredients(target.preferences, program, [images]), Gauge(target, metric))
+    attempts = Attempts(program, Ingredients(likes, program, [images]), Gauge(target, metric))
     whole = Measured(1, 1, 1, latency=1.0, clock=Clock.MEASURED)
     return Ground(attempts, Plan(), program, table, whole, better, trials)
 
@@ -93,6 +97,16 @@ def test_quick_estimates_are_those_of_the_table(at_once: bool) -> None:
     for key in every():
         expected = table(costs, Remaining(dict(zip(leaves, key, strict=True))))
         assert judge.prices.estimates(key) == pytest.approx(expected)
+
+
+def test_estimates_count_whole_multiples_of_channels() -> None:
+    """By hand: outputs in sixteens, so that 20 are computed as 32 from the first; inputs in fours."""
+    judge = ground(LayerTable.of(given()[0], COSTS[1]), multiples=Multiples(16, 4))
+    for a, b, c in every():
+        b_computed, c_computed = (32 if size > 16 else 16 for size in (b, c))
+        layers = (6, a / 16 * b_computed / 32, b / 20 * c_computed / 32)
+        assert judge.prices.estimates((a, b, c)) == pytest.approx(sum(layers), rel=1e-3)
+    assert judge.prices.estimates((13, 14, 18)) == pytest.approx(judge.prices.estimates((16, 16, 20)), rel=1e-3)
 
 
 def test_estimates_learn_what_a_target_says_of_a_layer() -> None:
@@ -143,7 +157,7 @@ def test_a_target_whose_layers_add_up_is_asked_once_for_each(together: float, as
 
 def searched(judge: Ground, floor: float) -> Found:
     """What comes of the starts, and of a search from there with all trials that are left."""
-    list(Starts(judge, floor, 4).found())
+    list(Starts(judge, floor, 4, 4).found())
     search = ModelSearch(judge, floor, 4, 4)
     search.run(judge.trials)
     found = search.best()
@@ -181,11 +195,10 @@ def test_what_was_judged_is_asked_for_its_cost_where_the_target_knows() -> None:
     assert found.key == narrow
 
 
-def test_counts_become_finer_where_coarse_ones_promise_nothing_more(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_counts_become_finer_where_coarse_ones_promise_nothing_more() -> None:
     """Long before the trials are gone: what is found is below the cheapest in multiples of four."""
-    monkeypatch.setattr("tersor.compression.model_search._CHOICE", 1)
     judge = ground(LayerTable.of(given()[0], COSTS[1]), trials=400)
-    list(Starts(judge, 0.75, 4).found())
+    list(Starts(judge, 0.75, 4, 4).found())
     search = ModelSearch(judge, 0.75, 4, 2)
     assert search.steps == [4, 2]
     search.run(150)

@@ -207,3 +207,27 @@ def test_counts_become_finer_where_coarse_ones_promise_nothing_more() -> None:
     assert found is not None
     assert found.spent < least
     assert judge.trials > 400 * 0.3
+
+
+@pytest.mark.parametrize(("multiple", "finest", "expected"), [(2, 1, 2), (16, 1, 2), (16, 4, 4), (4, 8, 4)])
+def test_starts_go_in_multiples_that_leave_a_choice(multiple: int, finest: int, expected: int) -> None:
+    """Eight counts an axis on average: of 16, 20 and 20 channels, twos."""
+    judge = ground(LayerTable.of(given()[0], COSTS[0]))
+    assert Starts(judge, 0.75, multiple, finest).multiple == expected
+
+
+def test_what_nearly_keeps_the_floor_is_the_cheapest_of_that() -> None:
+    judge = ground(LayerTable.of(given()[0], COSTS[0]), trials=1000)
+    for key in every():
+        judge.worth(key)
+    search = ModelSearch(judge, 0.8, 4, 4)
+    best, near = search.best(), search.nearly(0.03)
+    assert best is not None
+    assert near is not None
+    assert near.spent == min(judge.prices(key) for key, value in zip(every(), worth(), strict=True) if value >= 0.77)
+    assert 0.77 <= near.worth < 0.8
+    assert near.spent < best.spent
+    search.refused = frozenset({near.key})
+    again = search.nearly(0.03)
+    assert again is not None
+    assert again.key != near.key

@@ -137,6 +137,11 @@ def test_without_any_data_inputs_are_made_from_the_model(tmp_path: Path) -> None
     assert all(torch.equal(tensor, theirs.tensor(name)) for name, tensor in ours.tensors().items())
 
 
+def test_a_target_that_may_run_more_on_grids_faster_is_asked(tmp_path: Path) -> None:
+    compress(Budget(floor="0.9x"), tmp_path, target="tensorrt", trials=2)
+    assert any("w8a8 of everything" in point.name for point in RunRecord.load(tmp_path).points)
+
+
 @lru_cache
 def plain() -> ts.Program:
     """Without norms there are no statistics to make inputs from."""

@@ -250,11 +250,17 @@ def test_cuts_move_to_the_layer_that_is_dear_on_the_target() -> None:
 
 
 def beats(case: Case) -> None:
-    """All four keep the floor, and each plan costs less on its own target than any of the others."""
+    """All four keep the floor; each plan costs less on its own target than any of the others, or is closer at the cost.
+
+    Where a target computes whole tiles, other counts can cost as much.
+    """
     for target in TARGETS:
         own, others = costs(case, target)
-        assert likeness(case, compressed(case, target)[0]) >= case.floor
-        assert own < min(others.values()), (target, own, others)
+        ours = likeness(case, compressed(case, target)[0])
+        assert ours >= case.floor
+        for other, theirs in others.items():
+            ties = own == pytest.approx(theirs, rel=1e-6) and ours > likeness(case, compressed(case, other)[0])
+            assert own < theirs or ties, (target, own, others)
 
 
 def test_each_plan_of_a_small_network_beats_the_others_on_its_own_target() -> None:

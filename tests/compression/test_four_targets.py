@@ -134,7 +134,7 @@ class Case:
 
 
 NET = Case(Net)
-RESIDUAL = Case(Residual, seed=1)
+RESIDUAL = Case(Residual, seed=1, floor=0.95)
 SEPARABLE = Case(Separable, seed=3)
 CASES = (NET, RESIDUAL, SEPARABLE)
 SMALL = Case(Small, seed=2, side=8, trials=60)

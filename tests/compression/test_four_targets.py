@@ -137,7 +137,7 @@ NET = Case(Net)
 RESIDUAL = Case(Residual, seed=1, floor=0.95)
 SEPARABLE = Case(Separable, seed=3)
 CASES = (NET, RESIDUAL, SEPARABLE)
-SMALL = Case(Small, seed=2, side=8, trials=60)
+SMALL = Case(Small, seed=2, side=8, trials=40)
 
 
 @cache
@@ -252,42 +252,38 @@ def costs(case: Case, target: str) -> tuple[float, dict[str, float]]:
 
 def test_cuts_move_to_the_layer_that_is_dear_on_the_target() -> None:
     """GELU is a table on NEON and floats in ONNX Runtime, so its channels go there, and those of convolutions here."""
-    left = {}
+    left, case = {}, Case(Net, steps=5)
     for target in ("onnxruntime", "neon"):
-        step = PruneChannels(Latency(0.75, table(NET, target)), Magnitude(normalized=True), Ranking.COST, multiple=8)
-        left[target] = channels(PassManager([step], progress=False).run(canonical(NET)).program)
+        step = PruneChannels(Latency(0.75, table(case, target)), Magnitude(normalized=True), Ranking.COST, multiple=8)
+        left[target] = channels(PassManager([step], progress=False).run(canonical(case)).program)
     (_, wide, _, _, second, _), (_, wide_on_neon, _, _, second_on_neon, _) = left["onnxruntime"], left["neon"]
     assert wide < wide_on_neon
     assert second > second_on_neon
 
 
-def beats(case: Case) -> None:
-    """All four keep the floor; each plan costs less on its own target than any of the others, or is closer at the cost.
+def four_plans(case: Case) -> None:
+    """All four keep the floor and differ, and each is the best on its own target.
 
-    Where a target computes whole tiles, other counts can cost as much.
+    That is, it costs less than any of the others; or as much, where a target computes whole tiles, and is closer to the
+    model.
     """
+    found = {target: compressed(case, target) for target in TARGETS}
+    assert len({text[text.index("passes:") :] for _, text in found.values()}) == len(TARGETS)
+    assert len({channels(program) for program, _ in found.values()}) == len(TARGETS)
+    alike = {target: likeness(case, program) for target, (program, _) in found.items()}
+    assert all(found >= case.floor for found in alike.values())
     for target in TARGETS:
         own, others = costs(case, target)
-        ours = likeness(case, compressed(case, target)[0])
-        assert ours >= case.floor
         for other, theirs in others.items():
-            ties = own == pytest.approx(theirs, rel=1e-6) and ours > likeness(case, compressed(case, other)[0])
-            assert own < theirs or ties, (target, own, others)
+            tie = own == pytest.approx(theirs, rel=1e-6) and alike[target] > alike[other]
+            assert own < theirs or tie, (target, own, others)
 
 
-def test_each_plan_of_a_small_network_beats_the_others_on_its_own_target() -> None:
-    beats(SMALL)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.make.__name__)
-def test_each_plan_beats_the_others_on_its_own_target(case: Case) -> None:
-    beats(case)
+def test_each_plan_of_a_small_network_is_the_best_on_its_own_target() -> None:
+    four_plans(SMALL)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.make.__name__)
-def test_four_targets_get_four_plans(case: Case) -> None:
-    found = {target: compressed(case, target) for target in TARGETS}
-    assert len({text[text.index("passes:") :] for _, text in found.values()}) == 4
-    assert len({channels(program) for program, _ in found.values()}) == 4
+def test_each_plan_is_the_best_on_its_own_target(case: Case) -> None:
+    four_plans(case)

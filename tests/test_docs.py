@@ -182,7 +182,11 @@ NUMBER = re.compile(r"\d+(?:\.\d+)?")
 
 def measured(file: str) -> list[float]:
     """Every number in a file of results: what was measured, and what the notes say."""
-    rows = json.loads((ROOT / "benchmarks" / "results" / file).read_text(encoding="utf-8"))["rows"]
+    found = json.loads((ROOT / "benchmarks" / "results" / file).read_text(encoding="utf-8"))
+    if "claims" in found:
+        figures = [figure for claim in found["claims"] for figure in claim["figures"]]
+        return [abs(mean["mean"]) for figure in figures for mean in (figure, figure["without"]) if mean]
+    rows = found["rows"]
     figures = [row["ours"] for row in rows] + [row["peer"]["figure"] for row in rows if row["peer"]]
     noted = [float(number) for row in rows for number in NUMBER.findall(row["note"])]
     return [float(figure) for figure in figures if figure is not None] + noted

@@ -156,7 +156,9 @@ def plain() -> ts.Program:
         (model, "neon", {"calibration": [X[:32]], "budget": Budget(latency="0.6x")}),
         (model, "hls", {"calibration": [X[:32]], "budget": Budget(bytes="0.2x")}),
         (model, "neon", {"calibration": [X[:32]], "budget": Budget(floor="0.9x"), "trials": 12}),
-        (model, "neon", {"budget": Budget(macs="0.5x"), "training": ts.Training(steps=5)}),
+        pytest.param(
+            model, "neon", {"budget": Budget(macs="0.5x"), "training": ts.Training(steps=5)}, marks=pytest.mark.slow
+        ),
         (plain, "onnxruntime", {}),
         (plain, "neon", {"budget": Budget(macs="0.5x")}),
     ],

@@ -120,11 +120,9 @@ class _Model:
             return math.prod(shape) // shape[1] * _in_whole_vectors(shape[1])
         if not self._is_int8_convolution(node):
             return math.prod(shape)
-        return (
-            _in_whole_vectors(*shape)
-            if len(shape) == 1
-            else math.prod(shape) * self._waste(node, self.gpu.tile["int8"])
-        )
+        if len(shape) == 1:  # a bias
+            return _in_whole_vectors(shape[0])
+        return math.prod(shape) * self._waste(node, self.gpu.tile["int8"])
 
     def _is_int8_convolution(self, node: fx.Node) -> bool:
         weight = self._weight(node)
